@@ -1,0 +1,67 @@
+# Every target works in a fresh clone: it makes .venv and installs the locked packages first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types imports unit format lock bench-start clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(VENV)/bin/pip:
+	@echo "making $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "comfyfn needs Python 3.11 or newer, this is " + sys.version.split()[0])'
+	@$(PYTHON) -m venv $(VENV)
+
+# An editable install without build isolation: nothing is installed that the lock file does not name.
+define install
+	@echo "installing $(1)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $(1)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+endef
+
+$(VENV)/.run: requirements.lock pyproject.toml | $(VENV)/bin/pip
+	$(call install,requirements.lock)
+
+$(VENV)/.dev: requirements-dev.lock pyproject.toml $(VENV)/.run
+	$(call install,requirements-dev.lock)
+
+demo: $(VENV)/.run  ## Run the main job on real input: no GPU, no Docker, no cloud account
+	@$(BIN)/python -m demo
+
+test: check  ## Run every test
+	@$(BIN)/python -m pytest -n 4 --dist loadgroup --cov --cov-report= tests/contract tests/property tests/integration tests/e2e
+	@$(BIN)/coverage report
+
+check: lint types imports unit  ## The quick part: lint, types, imports, unit tests
+
+lint: $(VENV)/.dev  ## ruff: rules and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev  ## mypy, strict
+	@$(BIN)/mypy
+
+imports: $(VENV)/.dev  ## import-linter: the layers of docs/architecture.md
+	@$(BIN)/lint-imports --no-logo
+
+unit: $(VENV)/.dev  ## Unit tests
+	@$(BIN)/python -m pytest -q tests/unit
+
+format: $(VENV)/.dev  ## Format and fix what can be fixed
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+LOCK := $(BIN)/uv pip compile pyproject.toml --extra embedded --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet
+lock: | $(VENV)/bin/pip  ## Update both lock files
+	@$(BIN)/pip install --quiet uv
+	@$(LOCK) --group lock -o requirements.lock
+	@$(LOCK) --group dev -o requirements-dev.lock
+
+bench-start: $(VENV)/.dev  ## Measure how long the port and /ready take beside the engine alone
+	@$(BIN)/python -m bench.start
+
+clean:  ## Remove what the targets made
+	rm -rf $(VENV) demo-out comfyfn-data .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,213 @@
+"""Settings: the environment, read once by `read_settings`, as one frozen dataclass.
+
+Each field of `Settings` carries its variable's name, its parser and its one-line description; the README's table is
+checked against them. Names that deployments of comfyui-api use keep their name and meaning, units included: there
+"GB" and "MB" are binary, so LRU_CACHE_SIZE_GB counts GiB (2**30 bytes) and MAX_BODY_SIZE_MB counts MiB (2**20 bytes).
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from function.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+GIB = 1024**3
+MIB = 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class _Variable:
+    name: str
+    parse: Callable[[str], Any]
+    default: str
+    doc: str
+
+
+def _setting(name: str, parse: Callable[[str], Any], default: str, doc: str) -> Any:  # noqa: ANN401  (a field of any type)
+    return field(metadata={"variable": _Variable(name, parse, default, doc)})
+
+
+def _integer(minimum: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = int(text) if text.strip().lstrip("-").isdigit() else None
+        if value is None or value < minimum:
+            raise ValueError(f"a whole number, {minimum} or more")
+        return value
+
+    return parse
+
+
+def _port(text: str) -> int:
+    value = int(text) if text.strip().isdigit() else -1
+    if not 0 <= value <= 65_535:  # noqa: PLR2004  (the TCP port range)
+        raise ValueError("a TCP port, 0 to 65535 (0: any free one)")
+    return value
+
+
+def _binary_units(unit: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1
+        if not 0 <= value < 2**40:
+            raise ValueError("a number, 0 or more")
+        return int(value * unit)
+
+    return parse
+
+
+def _choice(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"one of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+def _log_level(text: str) -> str:
+    level = text.upper()
+    return _choice("DEBUG", "INFO", "WARNING", "ERROR")("WARNING" if level == "WARN" else level)
+
+
+def _directory(text: str) -> Path | None:
+    return Path(text).expanduser().absolute() if text else None
+
+
+def _command(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError:
+        raise ValueError("a command line with balanced quotes") from None
+
+
+def parse_store_url(text: str) -> str:
+    """Normalise `s3://bucket/prefix` or `file:///dir`; a relative or plain path is no store.
+
+    Raises:
+        ValueError: With what is allowed.
+    """
+    allowed = "s3://bucket/prefix or file:///directory"
+    if not text:
+        return ""
+    parts = urlsplit(text)
+    s3 = parts.scheme == "s3" and parts.netloc and "@" not in parts.netloc
+    local = parts.scheme == "file" and not parts.netloc and parts.path.startswith("/")
+    if not (s3 or local) or parts.query or parts.fragment:
+        raise ValueError(allowed)
+    return text.rstrip("/") if parts.path != "/" else text
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings of one process. Paths are absolute; sizes are bytes; durations are seconds."""
+
+    port: int = _setting("PORT", _port, "3000", "Port of the HTTP server; Knative injects it.")
+    host: str = _setting("HOST", str, "0.0.0.0", "Address the HTTP server listens on.")  # noqa: S104  (a container serves its network)
+    engine: str = _setting(
+        "ENGINE",
+        _choice("", "embedded", "comfyui"),
+        "",
+        "`comfyui` (starts CMD) or `embedded` (the package's CPU engine); default: `comfyui` if CMD or COMFY_HOME is set.",
+    )
+    command: tuple[str, ...] = _setting(
+        "CMD", _command, "", "How ComfyUI starts, run in COMFY_HOME without a shell; default `python main.py`."
+    )
+    comfy_home: Path | None = _setting(
+        "COMFY_HOME", _directory, "", "ComfyUI's directory; default `/opt/ComfyUI` if ENGINE is comfyui."
+    )
+    data_dir: Path = _setting(
+        "DATA_DIR", _directory, "comfyfn-data", "Where everything lies whose own setting is not given."
+    )
+    model_dir: Path = _setting(
+        "MODEL_DIR", _directory, "", "Model directory and cache; default `$COMFY_HOME/models`, else `$DATA_DIR/models`."
+    )
+    input_dir: Path = _setting(
+        "INPUT_DIR",
+        _directory,
+        "",
+        "Engine's input directory; default `$COMFY_HOME/input`, else `$DATA_DIR/input`.",
+    )
+    output_dir: Path = _setting(
+        "OUTPUT_DIR",
+        _directory,
+        "",
+        "Engine's output directory; default `$COMFY_HOME/output`, else `$DATA_DIR/output`.",
+    )
+    models_url: str = _setting(
+        "MODELS_URL", parse_store_url, "", "Where models come from; default `file://$DATA_DIR/store/models`."
+    )
+    uploads_url: str = _setting(
+        "UPLOADS_URL", parse_store_url, "", "Where input files come from; default `file://$DATA_DIR/store/uploads`."
+    )
+    results_url: str = _setting(
+        "RESULTS_URL",
+        parse_store_url,
+        "",
+        "Where jobs and outputs are stored; default `file://$DATA_DIR/store/results`.",
+    )
+    cache_capacity_bytes: int = _setting(
+        "LRU_CACHE_SIZE_GB", _binary_units(GIB), "0", "Capacity of the model cache in GiB; 0: as large as the disk."
+    )
+    max_body_bytes: int = _setting(
+        "MAX_BODY_SIZE_MB", _binary_units(MIB), "100", "Largest request body in MiB; a larger one is answered 413."
+    )
+    max_queue_depth: int = _setting(
+        "MAX_QUEUE_DEPTH", _integer(0), "0", "`/ready` answers 503 while this many jobs wait or run; 0: never."
+    )
+    admit_limit: int = _setting(
+        "ADMIT_LIMIT", _integer(1), "10", "Jobs that may wait or run in this pod; one more is answered 429."
+    )
+    deadline_seconds: int = _setting(
+        "DEADLINE_SECONDS", _integer(1), "600", "How long a job may take from admission to stored result."
+    )
+    drain_seconds: int = _setting(
+        "DRAIN_SECONDS", _integer(0), "600", "How long the running job may take to finish after SIGTERM."
+    )
+    log_level: str = _setting("LOG_LEVEL", _log_level, "INFO", "DEBUG, INFO, WARNING or ERROR.")
+
+
+def setting_variables() -> list[tuple[str, str, str]]:
+    """Name, default and description of every variable, in the order of the README's table."""
+    variables = [f.metadata["variable"] for f in fields(Settings)]
+    return [(variable.name, variable.default, variable.doc) for variable in variables]
+
+
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """Read the settings from an environment; an empty variable counts as unset.
+
+    Raises:
+        SettingsError: One line that names the variable, the value and what is allowed.
+    """
+    values: dict[str, Any] = {}
+    for setting in fields(Settings):
+        variable: _Variable = setting.metadata["variable"]
+        text = environ.get(variable.name, "") or variable.default
+        try:
+            values[setting.name] = variable.parse(text)
+        except ValueError as error:
+            raise SettingsError(f"{variable.name}={text!r}: expected {error}") from error
+    return Settings(**_with_derived_defaults(values))
+
+
+def _with_derived_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    values["engine"] = values["engine"] or ("comfyui" if values["command"] or values["comfy_home"] else "embedded")
+    if values["engine"] == "comfyui":
+        values["comfy_home"] = values["comfy_home"] or Path("/opt/ComfyUI")
+        values["command"] = values["command"] or (sys.executable, "main.py")
+    home = values["comfy_home"] or values["data_dir"]
+    for name in ("model", "input", "output"):
+        folder = "models" if name == "model" else name
+        values[f"{name}_dir"] = values[f"{name}_dir"] or home / folder
+    for name in ("models", "uploads", "results"):
+        values[f"{name}_url"] = values[f"{name}_url"] or f"file://{values['data_dir']}/store/{name}"
+    return values

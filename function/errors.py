@@ -1,0 +1,176 @@
+"""Every error the function answers with, drawn once as a tree.
+
+A class fixes three things that all edges render: `code` (a stable word for programs), `status` (HTTP) and
+`retryable` (whether the same job may succeed later or elsewhere). A retryable error leaves no manifest behind, so
+that a redelivery runs the job again; any other is final and is stored as the job's failure.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class ComfyfnError(Exception):
+    """Root of the tree: one line for people, `details` for programs.
+
+    Args:
+        message: One line that names the thing and, where there is one, the remedy. Never a secret or a stack trace.
+        details: Extra JSON members of the answer, for example `node_errors` in ComfyUI's own shape.
+    """
+
+    code: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details: dict[str, Any] = dict(details or {})
+
+
+class InvalidRequestError(ComfyfnError):
+    """The request is not what the route takes: not JSON, unknown field, wrong type."""
+
+    code = "invalid_request"
+    status = 400
+
+
+class BodyTooLargeError(ComfyfnError):
+    """The body is larger than MAX_BODY_SIZE_MB; it was not read."""
+
+    code = "body_too_large"
+    status = 413
+
+
+class JobFailedError(ComfyfnError):
+    """The job can't succeed as it is: the same job would fail again on every pod."""
+
+    code = "job_failed"
+    status = 422
+
+
+class InvalidWorkflowError(JobFailedError):
+    """The workflow is no runnable graph: UI format, no output node, refused by the engine (`node_errors`)."""
+
+    code = "invalid_workflow"
+    status = 400
+
+
+class ModelMissingError(JobFailedError):
+    """A model that the workflow names is neither in the cache nor in storage."""
+
+    code = "model_missing"
+
+
+class ModelTooLargeError(JobFailedError):
+    """The models of one job together are larger than the cache."""
+
+    code = "model_too_large"
+
+
+class InputMissingError(JobFailedError):
+    """An input file that the workflow names is not in storage."""
+
+    code = "input_missing"
+
+
+class InputRefusedError(JobFailedError):
+    """An input, output or model name points outside the places that jobs may use."""
+
+    code = "input_refused"
+
+
+class NodeFailedError(JobFailedError):
+    """A node raised while the engine executed the workflow."""
+
+    code = "node_failed"
+
+
+class OutOfMemoryError(JobFailedError):
+    """The engine ran out of memory, again after its memory had been freed."""
+
+    code = "out_of_memory"
+
+
+class InterruptedJobError(JobFailedError):
+    """Somebody interrupted the run."""
+
+    code = "interrupted"
+
+
+class DeadlineExceededError(JobFailedError):
+    """The job's deadline passed while the engine executed it."""
+
+    code = "deadline_exceeded"
+    status = 504
+
+
+class JobPoisonedError(JobFailedError):
+    """The job ended without a result in every attempt it is allowed."""
+
+    code = "job_poisoned"
+
+
+class RetryableError(ComfyfnError):
+    """The job may succeed later or on another pod.
+
+    Args:
+        message: One line for people.
+        retry_after_seconds: What the answer's Retry-After header says.
+    """
+
+    code = "unavailable"
+    status = 503
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after_seconds: int = 5, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message, details=details)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class QueueFullError(RetryableError):
+    """ADMIT_LIMIT jobs are waiting or running in this pod."""
+
+    code = "queue_full"
+    status = 429
+
+
+class CacheBusyError(RetryableError):
+    """The cache has no room until running jobs release their models."""
+
+    code = "cache_busy"
+    status = 429
+
+
+class JobRunningError(RetryableError):
+    """The same job is running already."""
+
+    code = "job_running"
+    status = 409
+
+
+class DrainingError(RetryableError):
+    """The pod is shutting down; the job had not started."""
+
+    code = "draining"
+
+
+class EngineUnavailableError(RetryableError):
+    """The engine did not start, died in mid-run or does not answer."""
+
+    code = "engine_unavailable"
+
+
+class StorageUnavailableError(RetryableError):
+    """Storage does not answer, answers with an error, or refuses our credentials."""
+
+    code = "storage_unavailable"
+
+
+class SettingsError(ComfyfnError):
+    """A setting has a value that is not allowed; the start stops with this one line."""
+
+    code = "settings"

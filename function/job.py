@@ -1,0 +1,149 @@
+"""The job: what one request or event asks for, and what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from function.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+JOB_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def random_job_id() -> str:
+    """Identity of a job that nobody can name twice: 32 hexadecimal digits."""
+    return uuid.uuid4().hex
+
+
+def derived_job_id(*parts: str) -> str:
+    """Identity of a job that is delivered more than once: the same parts give the same 32 hexadecimal digits.
+
+    For an event the parts are its source and id, which CloudEvents declares unique together.
+    """
+    framed = b"".join(len(part.encode()).to_bytes(8) + part.encode() for part in parts)
+    return hashlib.sha256(framed).hexdigest()[:32]
+
+
+class JobDocument(BaseModel):
+    """What a caller sends: the data of `dev.comfyfn.job.requested`, an uploaded job document."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    workflow: dict[str, Any] = Field(description="The workflow in ComfyUI's API format: node id to node.")
+    label: Annotated[str, Field(max_length=256, description="The caller's own name for the job; kept, not used.")] = ""
+    deadline_seconds: Annotated[
+        int | None, Field(ge=1, description="Time the job may take; default and upper limit: DEADLINE_SECONDS.")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One unit of work, parsed and identified; not yet checked against models or inputs.
+
+    Attributes:
+        job_id: 32 hexadecimal digits, ours.
+        workflow: The graph as the caller sent it: API format, checked by `workflow.parse_workflow`.
+        label: The caller's own name for it.
+        deadline_seconds: Time it may take from admission to stored result; None: the setting's.
+        stored: Whether records, outputs and manifest go to RESULTS_URL; otherwise the caller gets the bytes.
+    """
+
+    job_id: str
+    workflow: dict[str, Any]
+    label: str = ""
+    deadline_seconds: int | None = None
+    stored: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One output file.
+
+    Attributes:
+        node_id: The node that wrote it.
+        kind: ComfyUI's key for it: `images`, `audio`, `gifs`, ... A video may arrive under `images`: go by media_type.
+        filename: Its name without the job's own prefix.
+        subfolder: Its folder below the job's output directory, "" for none.
+        media_type: By the file's extension.
+        size_bytes: Length.
+        sha256: Hexadecimal digest of the bytes.
+        width: Pixels, for images; None otherwise.
+        height: Pixels, for images; None otherwise.
+        url: Where it is stored; "" when the caller gets the bytes.
+        path: The file itself, while the job has not ended; None in a result read from a manifest.
+    """
+
+    node_id: str
+    kind: str
+    filename: str
+    subfolder: str
+    media_type: str
+    size_bytes: int
+    sha256: str
+    width: int | None = None
+    height: int | None = None
+    url: str = ""
+    path: Path | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """How a job ended; what every edge renders and the manifest holds.
+
+    Attributes:
+        job_id: The job.
+        status: `completed` or `failed`.
+        attempt: Which attempt ended it, counted from 1.
+        label: The caller's own name for the job.
+        finished_at: UTC, ISO 8601 with milliseconds and `Z`.
+        outputs: Output files in the order of node ids and files; empty when failed.
+        texts: Text outputs: node id to its strings.
+        error: `{"code", "message", ...details}` when failed, else None.
+        timings: Seconds per stage: `queued`, `models`, `inputs`, `executing`, `storing`, `total`.
+    """
+
+    job_id: str
+    status: str
+    attempt: int
+    label: str
+    finished_at: str
+    outputs: tuple[Output, ...] = ()
+    texts: dict[str, list[str]] = field(default_factory=dict)
+    error: dict[str, Any] | None = None
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+def parse_job_document(document: object, *, job_id: str) -> Job:
+    """Build the job that a JSON document describes.
+
+    Raises:
+        InvalidRequestError: One line that names every field that is wrong or unknown.
+    """
+    try:
+        parsed = JobDocument.model_validate(document)
+    except ValidationError as error:
+        raise InvalidRequestError(describe_validation_error(error)) from error
+    return Job(
+        job_id=job_id,
+        workflow=parsed.workflow,
+        label=parsed.label,
+        deadline_seconds=parsed.deadline_seconds,
+    )
+
+
+def describe_validation_error(error: ValidationError) -> str:
+    """One line for people: each field with what is wrong about it; values are not repeated."""
+    problems = [
+        f"{'.'.join(str(part) for part in problem['loc']) or 'document'}: "
+        + ("unknown field" if problem["type"] == "extra_forbidden" else problem["msg"])
+        for problem in error.errors(include_url=False, include_input=False)
+    ]
+    return "; ".join(problems)

@@ -1,0 +1,112 @@
+"""What the function says about itself: log lines, metrics and the progress of a job.
+
+Log lines are JSON, one each, with the job's id where there is a job. Metrics use Prometheus base units and live in a
+registry of their own, so that two functions in one process do not share counters.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from pythonjsonlogger.json import JsonFormatter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import TypeAlias
+
+    OnProgress: TypeAlias = Callable[["Progress"], None]
+
+_job_id: ContextVar[str] = ContextVar("job_id", default="")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job has come; one model for all edges.
+
+    Attributes:
+        stage: `queued`, `models`, `inputs`, `executing` or `storing`.
+        fraction: Done part of the stage, 0 to 1.
+        detail: What is being worked on, for people: a node's class, a file's name.
+    """
+
+    stage: str
+    fraction: float
+    detail: str = ""
+
+
+def ignore_progress(_progress: Progress) -> None:
+    """The observer of a caller who doesn't watch."""
+
+
+_SECONDS_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+
+
+class Metrics:
+    """Every metric of the function, on one registry."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+
+        def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
+            return Counter(f"comfyfn_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
+            return Gauge(f"comfyfn_{name}", text, labels, registry=registry)
+
+        def seconds(name: str, text: str) -> Histogram:
+            return Histogram(f"comfyfn_{name}", text, registry=registry, buckets=_SECONDS_BUCKETS)
+
+        self.jobs = counter("jobs", "Jobs that ended, by outcome: completed or the error's code.", ("outcome",))
+        self.job_seconds = seconds("job_seconds", "Time of a job from admission to its answer.")
+        self.jobs_admitted = gauge("jobs_admitted", "Jobs waiting or running in this pod.")
+        self.cache_hits = counter("cache_hits", "Model files that were present.")
+        self.cache_misses = counter("cache_misses", "Model files that had to be downloaded.")
+        self.cache_evictions = counter("cache_evictions", "Model files removed to make room.")
+        self.cache_downloaded_bytes = counter("cache_downloaded_bytes", "Bytes of model files downloaded.")
+        self.cache_size_bytes = gauge("cache_size_bytes", "Bytes of cached and reserved model files.")
+        self.cache_capacity_bytes = gauge("cache_capacity_bytes", "Capacity of the model cache; 0 is unlimited.")
+        self.cache_wait_seconds = seconds("cache_wait_seconds", "Time a job waited for its models.")
+        self.engine_ready = gauge("engine_ready", "1 while the engine answers.")
+        self.engine_starts = counter("engine_starts", "Engine processes started.")
+        self.engine_run_seconds = seconds("engine_run_seconds", "Time of a workflow in the engine.")
+        self.gpu_memory_used_bytes = gauge("gpu_memory_used_bytes", "GPU memory in use.", ("gpu",))
+        self.gpu_memory_total_bytes = gauge("gpu_memory_total_bytes", "GPU memory.", ("gpu",))
+        self.gpu_utilization_ratio = gauge("gpu_utilization_ratio", "Part of the time a kernel ran, 0 to 1.", ("gpu",))
+        self.gpu_temperature_celsius = gauge("gpu_temperature_celsius", "GPU temperature.", ("gpu",))
+
+
+@contextmanager
+def job_context(job_id: str) -> Iterator[None]:
+    """Mark every log line of this thread with the job's id."""
+    token = _job_id.set(job_id)
+    try:
+        yield
+    finally:
+        _job_id.reset(token)
+
+
+class _JobIdFilter(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        job_id = _job_id.get()
+        if job_id and not hasattr(record, "job_id"):
+            record.job_id = job_id
+        return True
+
+
+def configure_logging(level: str) -> None:
+    """Send every log line of the process to stderr as JSON."""
+    handler = logging.StreamHandler()
+    handler.addFilter(_JobIdFilter())
+    handler.setFormatter(
+        JsonFormatter(
+            "{asctime}{levelname}{name}{message}",
+            style="{",
+            rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+        )
+    )
+    logging.basicConfig(level=level, handlers=[handler], force=True)

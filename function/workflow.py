@@ -1,0 +1,128 @@
+"""The graph in ComfyUI's API format: checked, searched and rewritten, without any engine.
+
+A node is `{"class_type": str, "inputs": {name: value}, "_meta"?: {...}}`; a value is a literal or a link
+`[node_id, slot]`. Everything here is pure: functions take a graph and return a new one.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from function.errors import InputRefusedError, InvalidWorkflowError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Workflow: TypeAlias = dict[str, dict[str, Any]]
+
+JOB_STAMP = "comfyfn_job"
+_OUTPUT_INPUT = "filename_prefix"
+_PREVIEW_CLASSES = frozenset({"PreviewImage", "PreviewAny", "PreviewAudio", "Preview3D", "MaskPreview", "SaveText"})
+_UI_KEYS = frozenset({"nodes", "links", "last_node_id"})
+
+
+def parse_workflow(graph: object) -> Workflow:
+    """Check that a value is a runnable graph in API format.
+
+    Raises:
+        InvalidWorkflowError: One line that says what is wrong and, for a UI export, how to get the API format.
+    """
+    if not isinstance(graph, dict):
+        raise InvalidWorkflowError("workflow: expected an object of node id to node, as in ComfyUI's API format")
+    if _UI_KEYS & graph.keys() and isinstance(graph.get("nodes"), list):
+        raise InvalidWorkflowError(
+            "workflow: this is the format that ComfyUI's editor saves; "
+            "export it with Workflow > Export (API) and send that"
+        )
+    for node_id, node in graph.items():
+        _check_node(node_id, node)
+    if not any(is_output(node) for node in graph.values()):
+        raise InvalidWorkflowError(
+            "workflow: no output node; add one that saves, for example SaveImage with a filename_prefix"
+        )
+    return graph
+
+
+def _check_node(node_id: str, node: object) -> None:
+    if not isinstance(node, dict):
+        raise InvalidWorkflowError(f"workflow: node {node_id} is not an object")
+    if not isinstance(node.get("class_type"), str) or not node["class_type"]:
+        raise InvalidWorkflowError(f"workflow: node {node_id} has no class_type")
+    if not isinstance(node.get("inputs"), dict):
+        raise InvalidWorkflowError(f"workflow: node {node_id} ({node['class_type']}) has no inputs object")
+
+
+def is_output(node: dict[str, Any]) -> bool:
+    """Whether a node writes an output, as far as the graph alone tells; the engine knows for certain."""
+    return _OUTPUT_INPUT in node["inputs"] or node["class_type"] in _PREVIEW_CLASSES
+
+
+def literal_inputs(workflow: Workflow) -> Iterator[tuple[str, str, str, str]]:
+    """Every string literal of the graph as (node id, class, input name, value)."""
+    for node_id, node in workflow.items():
+        for name, value in node["inputs"].items():
+            if isinstance(value, str):
+                yield node_id, node["class_type"], name, value
+
+
+def replace_inputs(workflow: Workflow, replacements: dict[tuple[str, str], Any]) -> Workflow:
+    """The graph with new values for some (node id, input name); an input that is not there is added."""
+    changed = copy.deepcopy(workflow)
+    for (node_id, name), value in replacements.items():
+        changed[node_id]["inputs"][name] = value
+    return changed
+
+
+def confine_outputs(workflow: Workflow, job_id: str) -> Workflow:
+    """The graph with every output of the job in a folder of its own below the engine's output directory.
+
+    An output node also gets the job's id as an extra input. ComfyUI ignores inputs it doesn't know, but its cache key
+    covers them: a save node never answers from the cache with a file that another job wrote and that is gone. This
+    also covers a prefix that is a link, which can't be moved.
+
+    Raises:
+        InputRefusedError: A prefix points outside (`..`, absolute).
+    """
+    replacements: dict[tuple[str, str], Any] = {}
+    for node_id, node in workflow.items():
+        if not is_output(node):
+            continue
+        replacements[node_id, JOB_STAMP] = job_id
+        prefix = node["inputs"].get(_OUTPUT_INPUT)
+        if isinstance(prefix, str):
+            check_relative(prefix, what=f"node {node_id}, input {_OUTPUT_INPUT}")
+            replacements[node_id, _OUTPUT_INPUT] = f"{job_id}/{prefix}"
+    return replace_inputs(workflow, replacements)
+
+
+def check_relative(name: str, *, what: str) -> None:
+    r"""Refuse a file name that could leave the folder it is meant for.
+
+    Refused are an empty name, an absolute path, a drive letter, a backslash, `.` and `..` segments, control
+    characters, and ComfyUI's folder suffixes such as `[output]`.
+
+    Raises:
+        InputRefusedError: Naming `what`.
+    """
+    segments = name.split("/")
+    bad_segment = any(segment in ("", ".", "..") for segment in segments[:-1]) or segments[-1] in (".", "..")
+    bad_character = any(ord(character) < ord(" ") for character in name) or "\\" in name
+    suffix = name.rstrip().endswith(("[input]", "[output]", "[temp]"))
+    if not name or bad_segment or bad_character or suffix or name[1:2] == ":":
+        raise InputRefusedError(f"{what}: {name!r} is not a relative file name inside its folder")
+
+
+def set_input(workflow: Workflow, path: str, value: object) -> Workflow:
+    """The graph with one input changed, named as on the command line: `3.seed`.
+
+    Raises:
+        InvalidWorkflowError: No such node or input.
+    """
+    node_id, _, name = path.rpartition(".")
+    if node_id not in workflow:
+        raise InvalidWorkflowError(f"{path}: no node {node_id!r}; the workflow has {', '.join(sorted(workflow))}")
+    inputs = workflow[node_id]["inputs"]
+    if name not in inputs:
+        raise InvalidWorkflowError(f"{path}: node {node_id} has no input {name!r}; it has {', '.join(sorted(inputs))}")
+    return replace_inputs(workflow, {(node_id, name): value})

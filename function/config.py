@@ -117,7 +117,7 @@ class Settings:
         "ENGINE",
         _choice("", "embedded", "comfyui"),
         "",
-        "`comfyui` (starts CMD) or `embedded` (the package's CPU engine); default: `comfyui` if CMD or COMFY_HOME is set.",
+        "`comfyui` (runs CMD) or `embedded` (our own CPU engine); default: `comfyui` if CMD or COMFY_HOME is set.",
     )
     command: tuple[str, ...] = _setting(
         "CMD", _command, "", "How ComfyUI starts, run in COMFY_HOME without a shell; default `python main.py`."

@@ -1,0 +1,8 @@
+"""Fixtures shared by all tests live in tests/support, one module per subject."""
+
+pytest_plugins = [
+    "tests.support.storage",
+    "tests.support.engine",
+    "tests.support.gpu",
+    "tests.support.function_process",
+]

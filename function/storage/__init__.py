@@ -1,1 +1,47 @@
-"""Objects in S3 or in a local directory, behind one small seam."""
+"""Storage: one seam (`objects`), two stores (`s3`, `local`), opened by URL."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+from function.errors import SettingsError
+
+if TYPE_CHECKING:
+    from function.storage.objects import ObjectStore
+
+
+def open_store(url: str) -> ObjectStore:
+    """The store of `s3://bucket/prefix` or `file:///dir`; nothing is read, connected or made yet.
+
+    Raises:
+        SettingsError: The URL is neither.
+    """
+    scheme = url.partition("://")[0]
+    if scheme == "file":
+        from function.storage.local import LocalStore  # noqa: PLC0415  (see below)
+
+        return LocalStore(url)
+    if scheme == "s3":
+        from function.storage.s3 import S3Store  # noqa: PLC0415  (boto3 is slow to import; not everyone needs it)
+
+        return S3Store(url)
+    raise SettingsError(f"{url!r}: expected s3://bucket/prefix or file:///directory")
+
+
+def probe_create(store: ObjectStore) -> None:
+    """Make sure that the store has create-if-absent, on which claims and manifests rest; for start and doctor.
+
+    Writes one object below `.comfyfn-probe/` twice, and removes it.
+
+    Raises:
+        SettingsError: The second write was not refused.
+        StorageUnavailableError: The store does not answer, or we may not write to it.
+    """
+    key = f".comfyfn-probe/{uuid.uuid4().hex}"
+    try:
+        created = [store.create(key, b"{}"), store.create(key, b"{}")]
+    finally:
+        store.delete(key)
+    if created != [True, False]:
+        raise SettingsError(f"{store.url}: the store ignores `If-None-Match: *`; use one with conditional writes")

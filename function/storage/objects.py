@@ -7,8 +7,11 @@ Keys are relative to the store's own prefix: the store of `s3://bucket/prefix` r
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeAlias
+
+from function.errors import InputRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -16,6 +19,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     OnBytes: TypeAlias = Callable[[int], None]
+
+
+MAX_KEY_BYTES = 1024
+"""S3's limit on the UTF-8 bytes of a key, the store's prefix included."""
+
+_SHOWN_CHARACTERS = 80
 
 
 class ObjectMissingError(Exception):
@@ -33,7 +42,8 @@ class ObjectInfo:
     Attributes:
         key: Key relative to the store.
         size_bytes: Content length.
-        etag: Opaque identity of the content, without quotes.
+        etag: Opaque identity of the content, without quotes; empty in listings of a directory, which would have to
+            read every file for it: HEAD the object.
         modified_at: Last-Modified, by the store's clock.
         media_type: Content-Type; empty in listings, which do not carry it.
         version_id: Version on a versioned bucket, else None.
@@ -51,7 +61,7 @@ class ObjectStore(Protocol):
     """A bucket with a prefix, or a directory.
 
     Every method raises `function.errors.StorageUnavailableError` when the store does not answer or refuses our
-    credentials, and `function.errors.InputRefusedError` for a key that is no valid key (empty, `..`, absolute).
+    credentials, and `function.errors.InputRefusedError` for a key that is no valid key (see `check_key`).
     """
 
     @property
@@ -106,7 +116,10 @@ class ObjectStore(Protocol):
         ...
 
     def put(self, key: str, data: bytes, *, media_type: str = "application/octet-stream") -> ObjectInfo:
-        """Write one small object, replacing what was there."""
+        """Write one small object, replacing what was there.
+
+        A directory keeps no media types: it goes by the key's extension.
+        """
         ...
 
     def create(self, key: str, data: bytes, *, media_type: str = "application/json") -> bool:
@@ -117,11 +130,28 @@ class ObjectStore(Protocol):
         ...
 
     def upload(self, key: str, source: BinaryIO, *, size_bytes: int, media_type: str) -> ObjectInfo:
-        """Write one object of any size from a stream, in bounded memory."""
+        """Write one object of any size from a stream, in bounded memory.
+
+        Args:
+            key: Object to write; it appears whole or not at all.
+            source: Read from where it stands; the caller closes it.
+            size_bytes: How much of the stream is the object.
+            media_type: As for `put`.
+
+        Raises:
+            ValueError: The stream ended before `size_bytes`.
+        """
         ...
 
     def list_objects(self, prefix: str = "", *, start_after: str = "") -> Iterator[ObjectInfo]:
-        """Objects whose key starts with `prefix`, in the order of their keys' UTF-8 bytes."""
+        """Objects whose key starts with `prefix`, in the order of their keys' UTF-8 bytes.
+
+        Objects that no key can name (`check_key`) are left out, for example the `folder/` markers of S3 consoles.
+
+        Args:
+            prefix: Any beginning of a key, not only whole segments.
+            start_after: Leave out this key and everything before it.
+        """
         ...
 
     def delete(self, key: str) -> None:
@@ -135,3 +165,86 @@ class ObjectStore(Protocol):
         (`/outputs/...`).
         """
         ...
+
+
+class SizedReader:
+    """A stream of which exactly `size_bytes` are read; it can't be rewound.
+
+    Raises:
+        ValueError: On reading, when the stream ends early.
+    """
+
+    def __init__(self, source: BinaryIO, *, size_bytes: int) -> None:
+        self._source = source
+        self._size_bytes = self._left_bytes = size_bytes
+
+    def read(self, size: int = -1) -> bytes:
+        """At most `size` bytes (negative: all that is left); empty at the end."""
+        wanted = self._left_bytes if size < 0 else min(size, self._left_bytes)
+        data = self._source.read(wanted)
+        self._left_bytes -= len(data)
+        if wanted and not data:
+            missing = f"{self._left_bytes} of {self._size_bytes} bytes"
+            raise ValueError(f"the stream ended early: {missing} are missing")
+        return data
+
+
+def check_key(key: str) -> str:
+    """Return the key when every store can hold it, and no path or header can be smuggled in by it.
+
+    Raises:
+        InputRefusedError: It is empty, longer than MAX_KEY_BYTES, absolute, no valid Unicode, or holds an empty, `.`
+            or `..` segment, a backslash or a control character.
+    """
+    problem = _key_problem(key)
+    if problem:
+        raise InputRefusedError(f"the key {key[:_SHOWN_CHARACTERS]!r} {problem}")
+    return key
+
+
+def _key_problem(key: str) -> str:
+    if not key:
+        return "is empty"
+    if any(unicodedata.category(character) in {"Cc", "Cs"} or character == "\\" for character in key):
+        return "holds a control character, a backslash or half a surrogate pair"
+    if len(key.encode()) > MAX_KEY_BYTES:
+        return f"is longer than {MAX_KEY_BYTES} bytes"
+    if any(segment in {"", ".", ".."} for segment in key.split("/")):
+        return "is no plain relative path"
+    return ""
+
+
+def is_key(text: str) -> bool:
+    """Whether `check_key` would accept it."""
+    return not _key_problem(text)
+
+
+_MEDIA_TYPES = {
+    "avif": "image/avif",
+    "bmp": "image/bmp",
+    "flac": "audio/flac",
+    "gif": "image/gif",
+    "glb": "model/gltf-binary",
+    "html": "text/html",
+    "jpeg": "image/jpeg",
+    "jpg": "image/jpeg",
+    "json": "application/json",
+    "mkv": "video/x-matroska",
+    "mov": "video/quicktime",
+    "mp3": "audio/mpeg",
+    "mp4": "video/mp4",
+    "opus": "audio/ogg",
+    "png": "image/png",
+    "svg": "image/svg+xml",
+    "tif": "image/tiff",
+    "tiff": "image/tiff",
+    "txt": "text/plain",
+    "wav": "audio/wav",
+    "webm": "video/webm",
+    "webp": "image/webp",
+}
+
+
+def media_type_of(name: str) -> str:
+    """Media type by the name's extension, the same on every machine (`mimetypes` reads the system's tables)."""
+    return _MEDIA_TYPES.get(name.rpartition(".")[2].lower(), "application/octet-stream")

@@ -1,0 +1,200 @@
+"""Which model files a workflow names, and the stamp that makes the engine notice a replaced one. Pure.
+
+The table is what the loader nodes of ComfyUI 0.3.64 and 0.33.0 declare. Not in it: DiffusersLoader, whose value names
+a directory of unknown files; it works with what lies in the model directory.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from function.errors import InputRefusedError
+from function.workflow import check_relative, literal_inputs, replace_inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from function.workflow import Workflow
+
+ETAG_STAMP = "comfyfn_etag"
+
+LEGACY_FOLDERS = {"diffusion_models": "unet", "text_encoders": "clip", "controlnet": "t2i_adapter"}
+"""Second directory in which ComfyUI looks for the files of a folder."""
+
+_SAFE_SUFFIXES = (".safetensors", ".sft")
+_PICKLE_SUFFIXES = (".ckpt", ".pt", ".pt2", ".bin", ".pth", ".pkl")
+_OPTIONAL_FOLDERS = frozenset({"embeddings", "configs"})
+_NO_FILE = frozenset({"", "None", "[None]"})
+_MAX_SEGMENT_BYTES = 255
+_MAX_KEY_BYTES = 1024
+
+
+def _loaders(text: str, *inputs: tuple[str, str]) -> dict[tuple[str, str], str]:
+    return {(loader, name): folder for loader in text.split() for name, folder in inputs}
+
+
+LOADER_INPUTS: dict[tuple[str, str], str] = {
+    **_loaders(
+        "CheckpointLoaderSimple unCLIPCheckpointLoader ImageOnlyCheckpointLoader CreateHookModelAsLora"
+        " CreateHookModelAsLoraModelOnly LTXVAudioVAELoader",
+        ("ckpt_name", "checkpoints"),
+    ),
+    **_loaders("CheckpointLoader", ("config_name", "configs"), ("ckpt_name", "checkpoints")),
+    **_loaders("LTXAVTextEncoderLoader", ("text_encoder", "text_encoders"), ("ckpt_name", "checkpoints")),
+    **_loaders(
+        "LoraLoader LoraLoaderModelOnly LoraLoaderBypass LoraLoaderBypassModelOnly CreateHookLora"
+        " CreateHookLoraModelOnly",
+        ("lora_name", "loras"),
+    ),
+    **_loaders("TrainLoraNode", ("existing_lora", "loras")),
+    **_loaders("VAELoader", ("vae_name", "vae")),
+    **_loaders("UNETLoader", ("unet_name", "diffusion_models")),
+    **_loaders("CLIPLoader", ("clip_name", "text_encoders")),
+    **_loaders(
+        "DualCLIPLoader TripleCLIPLoader QuadrupleCLIPLoader",
+        ("clip_name1", "text_encoders"),
+        ("clip_name2", "text_encoders"),
+    ),
+    **_loaders("TripleCLIPLoader QuadrupleCLIPLoader", ("clip_name3", "text_encoders")),
+    **_loaders("QuadrupleCLIPLoader", ("clip_name4", "text_encoders")),
+    **_loaders("CLIPVisionLoader", ("clip_name", "clip_vision")),
+    **_loaders("ControlNetLoader DiffControlNetLoader", ("control_net_name", "controlnet")),
+    **_loaders("StyleModelLoader", ("style_model_name", "style_models")),
+    **_loaders("GLIGENLoader", ("gligen_name", "gligen")),
+    **_loaders("HypernetworkLoader", ("hypernetwork_name", "hypernetworks")),
+    **_loaders("UpscaleModelLoader", ("model_name", "upscale_models")),
+    **_loaders("LatentUpscaleModelLoader", ("model_name", "latent_upscale_models")),
+    **_loaders("PhotoMakerLoader", ("photomaker_model_name", "photomaker")),
+    **_loaders("ModelPatchLoader", ("name", "model_patches")),
+    **_loaders("AudioEncoderLoader", ("audio_encoder_name", "audio_encoders")),
+    **_loaders("FrameInterpolationModelLoader", ("model_name", "frame_interpolation")),
+    **_loaders("OpticalFlowLoader", ("model_name", "optical_flow")),
+    **_loaders("LoadMoGeModel LoadDA3Model", ("model_name", "geometry_estimation")),
+    **_loaders("LoadMediaPipeFaceLandmarker", ("model_name", "detection")),
+    **_loaders("LoadBackgroundRemovalModel", ("bg_removal_name", "background_removal")),
+}
+"""Folder of each (class, input name) of ComfyUI's own loaders."""
+
+# VAELoader's names that are no file of the folder vae.
+_VAE_PAIRS = frozenset({"taesd", "taesdxl", "taesd3", "taef1", "taef2"})
+_VAE_WITHOUT_FILE = "pixel_space"
+_VAE_APPROX_PREFIXES = ("taehv", "lighttae")
+
+# ComfyUI ends a name at white space and drops trailing commas; brackets and a colon around it are weights.
+_EMBEDDING = re.compile(r"(?<!\w)embedding:([^\s,():\\]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """One model file that one input of one node names.
+
+    Attributes:
+        folder: ComfyUI's model folder, for example `checkpoints`.
+        filename: Path inside the folder, with `/`.
+        node_id: The node whose input names it.
+        input_name: That input.
+    """
+
+    folder: str
+    filename: str
+    node_id: str
+    input_name: str
+
+    @property
+    def key(self) -> str:
+        """Where the file lies, below MODEL_DIR as well as in storage: `checkpoints/sd.safetensors`."""
+        return f"{self.folder}/{self.filename}"
+
+    @property
+    def optional(self) -> bool:
+        """Whether the job runs without it.
+
+        ComfyUI skips an embedding that is not there, and brings its configs with it.
+        """
+        return self.folder in _OPTIONAL_FOLDERS
+
+
+def model_references(workflow: Workflow, *, allow_pickle: bool = False) -> tuple[ModelRef, ...]:
+    """Every model file that the workflow's loaders and prompts name, in the order of the graph.
+
+    A linked input names nothing. The same file named twice is two references.
+
+    Args:
+        workflow: A parsed graph.
+        allow_pickle: Accept .ckpt, .pt, .bin and .pth too: loading such a file runs code that is in it.
+
+    Raises:
+        InputRefusedError: A name that leaves its folder, or a file format that is not allowed.
+    """
+    references = tuple(_references(workflow))
+    for reference in references:
+        _check_name(reference, allow_pickle=allow_pickle)
+    return references
+
+
+def stamp_loaders(workflow: Workflow, etags: Mapping[ModelRef, str]) -> Workflow:
+    """The graph with an extra input on each node that names models; it changes when one of their files does.
+
+    ComfyUI keeps old weights when a file is replaced under the same name. It ignores inputs that a node does not
+    declare, but its cache key covers them: only this loader and what follows from it run again.
+    """
+    by_node: dict[str, list[ModelRef]] = {}
+    for reference in sorted(etags, key=lambda reference: (reference.input_name, reference.filename)):
+        by_node.setdefault(reference.node_id, []).append(reference)
+    return replace_inputs(
+        workflow,
+        {(node_id, ETAG_STAMP): " ".join(etags[ref] for ref in references) for node_id, references in by_node.items()},
+    )
+
+
+def _references(workflow: Workflow) -> Iterator[ModelRef]:
+    for node_id, class_type, name, value in literal_inputs(workflow):
+        folder = LOADER_INPUTS.get((class_type, name))
+        if folder is None:
+            embeddings = _EMBEDDING.findall(value)
+            yield from (ModelRef("embeddings", _with_suffix(found), node_id, name) for found in embeddings)
+        elif value not in _NO_FILE:
+            files = _vae_files(value) if class_type == "VAELoader" else [(folder, value)]
+            yield from (ModelRef(*file, node_id, name) for file in files)
+
+
+def _vae_files(name: str) -> list[tuple[str, str]]:
+    if name == _VAE_WITHOUT_FILE:
+        return []
+    if name in _VAE_PAIRS:
+        return [("vae_approx", f"{name}_{part}.safetensors") for part in ("encoder", "decoder")]
+    return [("vae_approx" if name.startswith(_VAE_APPROX_PREFIXES) else "vae", name)]
+
+
+def _with_suffix(embedding: str) -> str:
+    # ComfyUI tries its suffixes when the name has none; .safetensors comes first.
+    has_suffix = embedding.lower().endswith(_SAFE_SUFFIXES + _PICKLE_SUFFIXES)
+    return embedding if has_suffix else f"{embedding}.safetensors"
+
+
+def _check_name(reference: ModelRef, *, allow_pickle: bool) -> None:
+    what = f"node {reference.node_id}, input {reference.input_name}"
+    name = reference.filename
+    check_relative(name, what=what)
+    try:
+        lengths = [len(segment.encode()) for segment in name.split("/")]
+    except UnicodeEncodeError:
+        raise InputRefusedError(f"{what}: {name!r} is not valid Unicode") from None
+    if max(lengths) > _MAX_SEGMENT_BYTES or len(reference.key.encode()) > _MAX_KEY_BYTES:
+        raise InputRefusedError(f"{what}: {name[:40]!r}… is longer than a file name may be")
+    _check_suffix(reference, what, allow_pickle=allow_pickle)
+
+
+def _check_suffix(reference: ModelRef, what: str, *, allow_pickle: bool) -> None:
+    suffix = PurePosixPath(reference.filename).suffix.lower()
+    if reference.folder == "configs":
+        allowed: tuple[str, ...] = (".yaml",)
+    else:
+        allowed = _SAFE_SUFFIXES + (_PICKLE_SUFFIXES if allow_pickle else ())
+    if suffix in allowed:
+        return
+    reason = "is a pickle file, which can run code when it is loaded" if suffix in _PICKLE_SUFFIXES else "is no model"
+    raise InputRefusedError(f"{what}: {reference.filename!r} {reason}; allowed are {' '.join(allowed)}")

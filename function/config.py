@@ -79,6 +79,10 @@ def _log_level(text: str) -> str:
     return _choice("DEBUG", "INFO", "WARNING", "ERROR")("WARNING" if level == "WARN" else level)
 
 
+def _optional(text: str) -> str | None:
+    return text or None
+
+
 def _directory(text: str) -> Path | None:
     return Path(text).expanduser().absolute() if text else None
 
@@ -172,6 +176,12 @@ class Settings:
     )
     drain_seconds: int = _setting(
         "DRAIN_SECONDS", _integer(0), "600", "How long the running job may take to finish after SIGTERM."
+    )
+    visible_gpus: str | None = _setting(
+        "CUDA_VISIBLE_DEVICES", _optional, "", "Which GPUs `/metrics` and `comfyfn doctor` look at, as CUDA reads it."
+    )
+    knative_service: str | None = _setting(
+        "K_SERVICE", _optional, "", "Set by Knative; results in a local directory are then warned about."
     )
     log_level: str = _setting("LOG_LEVEL", _log_level, "INFO", "DEBUG, INFO, WARNING or ERROR.")
 

@@ -6,14 +6,11 @@ import hashlib
 import re
 import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from function.errors import InvalidRequestError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 JOB_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -78,7 +75,7 @@ class Output:
         width: Pixels, for images; None otherwise.
         height: Pixels, for images; None otherwise.
         url: Where it is stored; "" when the caller gets the bytes.
-        path: The file itself, while the job has not ended; None in a result read from a manifest.
+        data: The bytes themselves when the caller gets them; None when they are stored.
     """
 
     node_id: str
@@ -91,7 +88,7 @@ class Output:
     width: int | None = None
     height: int | None = None
     url: str = ""
-    path: Path | None = field(default=None, compare=False, repr=False)
+    data: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

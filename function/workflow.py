@@ -18,7 +18,7 @@ Workflow: TypeAlias = dict[str, dict[str, Any]]
 
 JOB_STAMP = "comfyfn_job"
 _OUTPUT_INPUT = "filename_prefix"
-_PREVIEW_CLASSES = frozenset({"PreviewImage", "PreviewAny", "PreviewAudio", "Preview3D", "MaskPreview", "SaveText"})
+NO_OUTPUT = "workflow: no output node; add one that saves, for example SaveImage"
 _UI_KEYS = frozenset({"nodes", "links", "last_node_id"})
 
 
@@ -37,10 +37,8 @@ def parse_workflow(graph: object) -> Workflow:
         )
     for node_id, node in graph.items():
         _check_node(node_id, node)
-    if not any(is_output(node) for node in graph.values()):
-        raise InvalidWorkflowError(
-            "workflow: no output node; add one that saves, for example SaveImage with a filename_prefix"
-        )
+    if not graph:
+        raise InvalidWorkflowError(NO_OUTPUT)
     return graph
 
 
@@ -51,11 +49,6 @@ def _check_node(node_id: str, node: object) -> None:
         raise InvalidWorkflowError(f"workflow: node {node_id} has no class_type")
     if not isinstance(node.get("inputs"), dict):
         raise InvalidWorkflowError(f"workflow: node {node_id} ({node['class_type']}) has no inputs object")
-
-
-def is_output(node: dict[str, Any]) -> bool:
-    """Whether a node writes an output, as far as the graph alone tells; the engine knows for certain."""
-    return _OUTPUT_INPUT in node["inputs"] or node["class_type"] in _PREVIEW_CLASSES
 
 
 def literal_inputs(workflow: Workflow) -> Iterator[tuple[str, str, str, str]]:
@@ -79,17 +72,16 @@ def confine_outputs(workflow: Workflow, job_id: str) -> Workflow:
 
     An output node also gets the job's id as an extra input. ComfyUI ignores inputs it doesn't know, but its cache key
     covers them: a save node never answers from the cache with a file that another job wrote and that is gone. This
-    also covers a prefix that is a link, which can't be moved.
+    also serves a prefix that is a link, which can't be moved.
 
     Raises:
         InputRefusedError: A prefix points outside (`..`, absolute).
     """
     replacements: dict[tuple[str, str], Any] = {}
     for node_id, node in workflow.items():
-        if not is_output(node):
-            continue
-        replacements[node_id, JOB_STAMP] = job_id
         prefix = node["inputs"].get(_OUTPUT_INPUT)
+        if prefix is not None:
+            replacements[node_id, JOB_STAMP] = job_id
         if isinstance(prefix, str):
             check_relative(prefix, what=f"node {node_id}, input {_OUTPUT_INPUT}")
             replacements[node_id, _OUTPUT_INPUT] = f"{job_id}/{prefix}"

@@ -1,0 +1,5 @@
+"""`python -m function.cli` is `comfyfn`."""
+
+from function.cli import main
+
+main(prog_name="comfyfn")

@@ -1,0 +1,154 @@
+"""`comfyfn doctor`: check everything that a job will need, and say in words what to mend."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from function.config import GIB, Settings, read_settings
+from function.engine.supervisor import Supervisor, engine_command
+from function.errors import ComfyfnError
+from function.gpu import read_gpus
+from function.storage import open_store, probe_create
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_ENGINE_START_SECONDS = 180
+_LITTLE_DISK_BYTES = 5 * GIB
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        level: `ok`, `warn` (works, but you may not want it so) or `fail`.
+        subject: What was checked.
+        text: What was found; for anything but `ok` also what to do.
+    """
+
+    level: str
+    subject: str
+    text: str
+
+
+@click.command(name="doctor")
+def command() -> None:
+    """Check settings, storage, engine, GPU and disk; exit with 1 if something fails."""
+    try:
+        settings = read_settings(os.environ)
+    except ComfyfnError as error:
+        _show(Finding("fail", "settings", error.message))
+        raise SystemExit(1) from error
+    failed = False
+    for check in CHECKS:
+        for finding in check(settings):
+            _show(finding)
+            failed = failed or finding.level == "fail"
+    raise SystemExit(int(failed))
+
+
+def _show(finding: Finding) -> None:
+    colour = {"ok": "green", "warn": "yellow", "fail": "red"}[finding.level]
+    click.echo(f"{click.style(f'{finding.level:4}', fg=colour)}  {finding.subject:16} {finding.text}")
+
+
+def check_settings(settings: Settings) -> Iterator[Finding]:
+    """Every setting that the environment gives."""
+    given = [field.metadata["variable"].name for field in fields(settings)]
+    changed = [f"{name}={os.environ[name]}" for name in given if os.environ.get(name)]
+    yield Finding("ok", "settings", ", ".join(changed) or "all at their defaults")
+
+
+def check_storage(settings: Settings) -> Iterator[Finding]:
+    """Each store answers; the results store has create-if-absent and lets us write."""
+    for name in ("models", "uploads", "results"):
+        url: str = getattr(settings, f"{name}_url")
+        try:
+            store = open_store(url)
+            if name == "results":
+                probe_create(store)
+                text = f"{url}: readable, writable, create-if-absent works"
+            else:
+                text = f"{url}: {'readable' if next(store.list_objects(), None) else 'readable, empty'}"
+        except ComfyfnError as error:
+            yield Finding("fail", f"storage {name}", error.message)
+        else:
+            yield Finding("ok", f"storage {name}", text)
+
+
+def check_disk(settings: Settings) -> Iterator[Finding]:
+    """The directories can be written and the cache fits on its disk."""
+    for name in ("model_dir", "input_dir", "output_dir"):
+        yield _check_directory(name.upper(), getattr(settings, name), read_only_is_fine=name == "model_dir")
+    free = _free_bytes(settings.model_dir)
+    wanted = settings.cache_capacity_bytes
+    text = f"{free / GIB:.1f} GiB free for the cache"
+    if wanted > free:
+        yield Finding("warn", "disk", f"{text}, LRU_CACHE_SIZE_GB asks for {wanted / GIB:.1f}: lower it or add disk")
+    elif free < _LITTLE_DISK_BYTES:
+        yield Finding("warn", "disk", f"{text}: most models need more; point MODEL_DIR to a larger disk")
+    else:
+        yield Finding("ok", "disk", text)
+
+
+def _check_directory(variable: str, path: Path, *, read_only_is_fine: bool) -> Finding:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return Finding("ok", variable, f"{path}: writable")
+    except OSError as error:
+        if read_only_is_fine and path.is_dir():
+            return Finding("warn", variable, f"{path}: {error.strerror}; models must be there already")
+        return Finding("fail", variable, f"{path}: {error.strerror}; make it writable or set {variable}")
+
+
+def _free_bytes(path: Path) -> int:
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    return shutil.disk_usage(existing).free
+
+
+def check_gpu(settings: Settings) -> Iterator[Finding]:
+    """What NVML says."""
+    status = read_gpus(visible=settings.visible_gpus)
+    for gpu in status.gpus:
+        memory = f"{gpu.memory_total_bytes / GIB:.0f} GiB" if gpu.memory_total_bytes else "shared memory"
+        yield Finding("ok", f"gpu {gpu.index}", f"{gpu.name}, {memory}, driver {gpu.driver_version}")
+    if status.problem:
+        yield Finding("fail", "gpu", f"{status.problem}; check the driver on the node with nvidia-smi")
+    elif not status.gpus:
+        needed = settings.engine == "comfyui" and "--cpu" not in settings.command
+        remedy = "; give the container a GPU, or add --cpu to CMD" if needed else "; the embedded engine needs none"
+        yield Finding("fail" if needed else "ok", "gpu", (status.absence or "no GPU") + remedy)
+
+
+def check_engine(settings: Settings) -> Iterator[Finding]:
+    """Start the engine, see it ready, stop it."""
+    supervisor = Supervisor(engine_command(settings))
+    started = time.monotonic()
+    click.echo(f"      starting the engine ({settings.engine})", err=True)
+    supervisor.start()
+    try:
+        supervisor.wait_ready(started + _ENGINE_START_SECONDS)
+        yield Finding("ok", "engine", f"{settings.engine}: ready after {time.monotonic() - started:.1f} s")
+    except ComfyfnError as error:
+        yield Finding("fail", "engine", f"{error.message}; check CMD and COMFY_HOME")
+    finally:
+        supervisor.stop()
+
+
+CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+    check_settings,
+    check_storage,
+    check_disk,
+    check_gpu,
+    check_engine,
+)

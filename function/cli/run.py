@@ -1,0 +1,131 @@
+"""`comfyfn run`: one workflow through a function, with its files at the end."""
+
+from __future__ import annotations
+
+import base64
+import json
+import mimetypes
+import tempfile
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from function.cli.client import FunctionClient, to_job_event
+from function.cli.local import local_function
+from function.errors import InvalidRequestError
+from function.workflow import check_relative, parse_workflow, set_input
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from function.workflow import Workflow
+
+# What part of the whole bar each stage is worth.
+_STAGES = {"queued": (0, 0), "models": (0, 30), "inputs": (30, 5), "executing": (35, 60), "storing": (95, 5)}
+
+
+@click.command(name="run")
+@click.argument("workflow", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--set", "settings", multiple=True, metavar="NODE.INPUT=VALUE", help="Change an input; @FILE: a file.")
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default="out", show_default=True)
+@click.option("--url", default="http://127.0.0.1:3000", show_default=True, help="The function to send it to.")
+@click.option("--local", is_flag=True, help="Start a function for this job and stop it afterwards.")
+@click.option("--label", default="", help="Your own name for the job.")
+def command(workflow: Path, settings: tuple[str, ...], output: Path, url: str, label: str, *, local: bool) -> None:
+    """Run WORKFLOW (ComfyUI's API format) and write its files to the output directory."""
+    document = {"workflow": load_workflow(workflow, settings)}
+    if label:
+        document["label"] = label
+    with _function_url(url, local=local) as target:
+        client = FunctionClient(target)
+        try:
+            manifest = _run(client, document)
+            paths = _fetch(client, manifest, output)
+        finally:
+            client.close()
+    for path in paths:
+        click.echo(path)
+
+
+@contextmanager
+def _function_url(url: str, *, local: bool) -> Iterator[str]:
+    if not local:
+        yield url
+        return
+    with tempfile.TemporaryDirectory(prefix="comfyfn-") as folder:
+        click.echo("starting a function", err=True)
+        with local_function(log=Path(folder) / "function.log") as target:
+            yield target
+
+
+def load_workflow(path: Path, settings: tuple[str, ...]) -> Workflow:
+    """Read a workflow and apply `NODE.INPUT=VALUE` settings.
+
+    A value is JSON where it parses as JSON, else text; `@FILE` becomes a data URI with the file's bytes.
+
+    Raises:
+        InvalidRequestError: The file is not JSON, or a setting has no `=`.
+    """
+    try:
+        workflow = parse_workflow(json.loads(path.read_bytes()))
+    except ValueError as error:
+        raise InvalidRequestError(f"{path} is not JSON: {error}") from error
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise InvalidRequestError(f"--set {setting}: expected NODE.INPUT=VALUE")
+        workflow = set_input(workflow, name, _value(text))
+    return workflow
+
+
+def _value(text: str) -> object:
+    if text.startswith("@"):
+        path = Path(text[1:])
+        media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        try:
+            return f"data:{media_type};base64,{base64.b64encode(path.read_bytes()).decode()}"
+        except OSError as error:
+            raise InvalidRequestError(f"{path}: {error.strerror}") from error
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Show a bar on stderr that follows a job's status documents."""
+    with click.progressbar(length=100, label=title, file=click.get_text_stream("stderr"), show_eta=False) as bar:
+
+        def follow(status: dict[str, Any]) -> None:
+            progress = status.get("progress")
+            if progress:
+                start, share = _STAGES[progress["stage"]]
+                bar.update(max(0, int(start + share * progress["fraction"]) - bar.pos))
+
+        yield follow
+        bar.update(100 - bar.pos)
+
+
+def _run(client: FunctionClient, document: dict[str, Any]) -> dict[str, Any]:
+    event = to_job_event(document, event_id=uuid.uuid4().hex)
+    with progress_bar("running") as follow:
+        reply = client.send_and_watch(event, follow)
+    manifest: dict[str, Any] = json.loads(reply)["data"]
+    if manifest["error"]:
+        raise click.ClickException(f"{manifest['error']['code']}: {manifest['error']['message']}")
+    return manifest
+
+
+def _fetch(client: FunctionClient, manifest: dict[str, Any], folder: Path) -> list[Path]:
+    paths = []
+    for output in manifest["outputs"]:
+        name = "/".join(part for part in (output["subfolder"], output["filename"]) if part)
+        check_relative(name, what="output file")
+        path = folder / name
+        client.fetch_output(manifest, output, path)
+        paths.append(path)
+    return paths

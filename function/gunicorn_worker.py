@@ -1,0 +1,54 @@
+"""gunicorn's threaded worker, made to shut down in order."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from gunicorn.workers.gthread import ThreadWorker
+
+from function import worker
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from gunicorn.workers.gthread import TConn
+
+    from function.lifecycle import Function
+
+
+class DrainingWorker(ThreadWorker):
+    """On SIGTERM: close the port at once, send waiting jobs away, let the running one finish, then stop the engine."""
+
+    function: Function | None = None
+
+    def load_wsgi(self) -> None:
+        """Build the application and the function behind it."""
+        super().load_wsgi()
+        self.function = worker.function()
+
+    def run(self) -> None:
+        """Serve until told to stop, then stop what the function started."""
+        super().run()
+        if self.function:
+            self.function.stop()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain; in a thread, since a signal handler must not wait for a lock."""
+        if self.alive and self.function:
+            threading.Thread(target=self.function.drain, name="drain", daemon=True).start()
+        super().handle_exit(sig, frame)
+
+    def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001  (gunicorn's signature)
+        """Close the listening sockets once the worker stops, so that new connections are refused, not left waiting."""
+        super().set_accept_enabled(enabled)
+        if not self.alive:
+            for listener in self.sockets:
+                listener.close()
+
+    def handle(self, conn: TConn) -> object:
+        """Answer one connection and linger on its close here: on the main thread that would hold up every accept."""
+        kept = super().handle(conn)
+        if kept is False:
+            conn.close(graceful=True)
+        return kept

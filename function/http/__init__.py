@@ -1,0 +1,52 @@
+"""The HTTP edges: one room per protocol, one table of routes.
+
+functions-framework hands every path and method to the one function it serves, so the routes are matched here.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import Map, Rule
+
+from function.errors import ComfyfnError
+from function.http import cloudevents, jobs, prompt, status
+from function.http.responses import error_response, http_error_response
+
+if TYPE_CHECKING:
+    from flask import Request, Response
+
+    from function.lifecycle import Function
+
+_log = logging.getLogger("comfyfn")
+
+_ROUTES = Map(
+    [
+        Rule("/", methods=["POST"], endpoint=cloudevents.receive),
+        Rule("/prompt", methods=["POST"], endpoint=prompt.run),
+        Rule("/jobs/<job_id>", methods=["GET"], endpoint=jobs.show),
+        Rule("/outputs/<path:key>", methods=["GET"], endpoint=jobs.fetch_output),
+        Rule("/health", methods=["GET"], endpoint=status.health),
+        Rule("/ready", methods=["GET"], endpoint=status.ready),
+        Rule("/metrics", methods=["GET"], endpoint=status.metrics),
+    ],
+    strict_slashes=False,
+    merge_slashes=False,
+)
+
+
+def dispatch(function: Function, request: Request) -> Response:
+    """Answer one request; whatever goes wrong becomes a short JSON error without a stack trace."""
+    try:
+        endpoint, arguments = _ROUTES.bind_to_environ(request.environ).match()
+        response: Response = endpoint(function, request, **arguments)
+    except ComfyfnError as error:
+        return error_response(error)
+    except HTTPException as error:
+        return http_error_response(error)
+    except Exception:  # noqa: BLE001  (the one place that answers for every mistake of ours)
+        _log.exception("unexpected error while answering %s %s", request.method, request.path)
+        return error_response(ComfyfnError("internal error; the log has the details"))
+    return response

@@ -1,0 +1,69 @@
+"""`POST /prompt`: run a workflow and get the files in the answer, as clients of comfyui-api do."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from function.errors import InvalidRequestError
+from function.http.responses import json_response, parse_json, read_body
+from function.job import Job, JobResult, describe_validation_error, random_job_id
+
+if TYPE_CHECKING:
+    from flask import Request, Response
+
+    from function.lifecycle import Function
+
+
+class PromptRequest(BaseModel):
+    """The request body."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    prompt: dict[str, Any] = Field(description="The workflow in ComfyUI's API format.")
+    id: Annotated[str, Field(max_length=256, description="The caller's own name for the job.")] = ""
+
+
+def run(function: Function, request: Request) -> Response:
+    """Run one workflow to its end; nothing is stored, the answer carries every output file in base64."""
+    with function.admitted():
+        body = read_body(request, max_bytes=function.settings.max_body_bytes)
+        wanted = parse_prompt_request(parse_json(body))
+        del body
+        job = Job(job_id=random_job_id(), workflow=wanted.prompt, label=wanted.id, stored=False)
+        return json_response(to_answer(job, function.handle(job)))
+
+
+def parse_prompt_request(document: object) -> PromptRequest:
+    """Check a request body.
+
+    Raises:
+        InvalidRequestError: Naming every field that is wrong or unknown.
+    """
+    try:
+        return PromptRequest.model_validate(document)
+    except ValidationError as error:
+        raise InvalidRequestError(describe_validation_error(error)) from error
+
+
+def to_answer(job: Job, result: JobResult) -> dict[str, Any]:
+    """The answer's members as comfyui-api has them: `images` and `filenames` run side by side; stats in ms."""
+    milliseconds = {stage: round(seconds * 1000) for stage, seconds in result.timings.items()}
+    answer: dict[str, Any] = {
+        "id": job.label or job.job_id,
+        "prompt": job.workflow,
+        "images": [base64.b64encode(output.data or b"").decode() for output in result.outputs],
+        "filenames": [output.filename for output in result.outputs],
+        "stats": {
+            "comfy_execution": {"duration": milliseconds["executing"]},
+            "preprocess_time": milliseconds["models"] + milliseconds["inputs"],
+            "comfy_round_trip_time": milliseconds["executing"],
+            "postprocess_time": milliseconds["storing"],
+            "total_time": milliseconds["total"],
+        },
+    }
+    if result.texts:
+        answer["texts"] = result.texts
+    return answer

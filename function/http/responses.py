@@ -1,0 +1,75 @@
+"""Requests read and responses written in one manner by every edge."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from flask import Response
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from function.config import MIB
+from function.errors import BodyTooLargeError, ComfyfnError, InvalidRequestError, RetryableError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flask import Request
+    from werkzeug.exceptions import HTTPException
+
+
+def read_body(request: Request, *, max_bytes: int) -> bytes:
+    """Read the body, at most `max_bytes` of it.
+
+    Raises:
+        BodyTooLargeError: It is larger; with a Content-Length nothing is read.
+    """
+    request.max_content_length = max_bytes
+    try:
+        return request.get_data(cache=False)
+    except RequestEntityTooLarge as error:
+        raise BodyTooLargeError(f"the body is larger than {max_bytes // MIB} MiB (MAX_BODY_SIZE_MB)") from error
+
+
+def parse_json(body: bytes) -> Any:  # noqa: ANN401  (JSON is any value)
+    """Parse a JSON body.
+
+    Raises:
+        InvalidRequestError: It is not JSON.
+    """
+    try:
+        return json.loads(body)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InvalidRequestError("the body is not JSON") from error
+
+
+def to_response(body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Build a response that leaves the request's unread body unread.
+
+    functions-framework reads the whole request after each response that isn't streamed, however large it is; a body
+    that was refused must not be read. An iterator counts as streamed.
+    """
+    response = Response(iter([body]), status=status, headers=dict(headers or {}))
+    response.content_length = len(body)
+    return response
+
+
+def json_response(document: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Answer with a JSON document."""
+    body = json.dumps(document, ensure_ascii=False).encode()
+    return to_response(body, status=status, headers={"Content-Type": "application/json", **(headers or {})})
+
+
+def error_response(error: ComfyfnError) -> Response:
+    """Answer with an error: its line, its code and its details."""
+    headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, RetryableError) else None
+    return json_response(
+        {"error": error.message, "code": error.code, **error.details}, status=error.status, headers=headers
+    )
+
+
+def http_error_response(error: HTTPException) -> Response:
+    """Answer with an error of the routing: no such route, no such method."""
+    document = {"error": error.name, "code": error.name.lower().replace(" ", "_")}
+    headers = {name: value for name, value in error.get_headers() if name == "Allow"}
+    return json_response(document, status=error.code or 500, headers=headers)

@@ -1,0 +1,104 @@
+"""Input files of a job: brought from storage, or taken from the workflow itself, into a directory of the job's own.
+
+A media input of a workflow names an object under UPLOADS_URL, by its key (`cats/a.png`) or by its URL, or carries the
+file as a data URI. Nothing else is read: no path, no other bucket, no other scheme.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import mimetypes
+import re
+import shutil
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from function.errors import InputMissingError, InputRefusedError
+from function.storage.objects import ObjectMissingError
+from function.telemetry import OnProgress, Progress
+from function.workflow import Workflow, check_relative, literal_inputs, replace_inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from function.storage.objects import ObjectStore
+
+# ComfyUI's core loaders of files from the input directory (docs of each node; nodes.py and comfy_extras of 0.3.64).
+MEDIA_INPUTS = frozenset(
+    {
+        ("LoadImage", "image"),
+        ("LoadImageMask", "image"),
+        ("LoadAudio", "audio"),
+        ("LoadVideo", "file"),
+        ("LoadLatent", "latent"),
+    }
+)
+_DATA_URI = re.compile(r"data:(?P<media_type>[\w.+-]+/[\w.+-]+)(?:;[\w=.-]+)*;base64,")
+
+
+@contextmanager
+def staged_inputs(
+    workflow: Workflow, *, job_id: str, input_dir: Path, uploads: ObjectStore, on_progress: OnProgress
+) -> Iterator[Workflow]:
+    """Put every input file of a workflow into INPUT_DIR/<job_id> and yield the graph that names them there.
+
+    The directory is removed at the end.
+
+    Raises:
+        InputMissingError: Naming node, input and URL.
+        InputRefusedError: A name or URL points outside UPLOADS_URL, or a data URI is broken.
+    """
+    wanted = [
+        (node_id, name, value)
+        for node_id, class_type, name, value in literal_inputs(workflow)
+        if (class_type, name) in MEDIA_INPUTS or value.startswith("data:")
+    ]
+    directory = input_dir / job_id
+    staged: dict[tuple[str, str], str] = {}
+    try:
+        for number, (node_id, name, value) in enumerate(wanted):
+            on_progress(Progress("inputs", number / len(wanted), value[:80]))
+            what = f"node {node_id}, input {name}"
+            if value.startswith("data:"):
+                filename = _write_data_uri(value, directory, number, what=what)
+            else:
+                filename = _download(value, directory, uploads, what=what)
+            staged[node_id, name] = f"{job_id}/{filename}"
+        yield replace_inputs(workflow, staged)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _download(value: str, directory: Path, uploads: ObjectStore, *, what: str) -> str:
+    key = _upload_key(value, uploads, what=what)
+    path = directory / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        uploads.download(key, path, etag=uploads.head(key).etag)
+    except ObjectMissingError as error:
+        raise InputMissingError(f"{what}: no object {uploads.object_url(key)}; upload it first") from error
+    return key
+
+
+def _upload_key(value: str, uploads: ObjectStore, *, what: str) -> str:
+    key = value.removeprefix(f"{uploads.url}/").removesuffix(" [input]")
+    if "://" in key:
+        raise InputRefusedError(f"{what}: only objects under {uploads.url} and data URIs are read")
+    check_relative(key, what=what)
+    return key
+
+
+def _write_data_uri(value: str, directory: Path, number: int, *, what: str) -> str:
+    head = _DATA_URI.match(value)
+    if head is None:
+        raise InputRefusedError(f"{what}: a data URI must look like data:image/png;base64,...")
+    try:
+        data = base64.b64decode(value[head.end() :], validate=True)
+    except binascii.Error as error:
+        raise InputRefusedError(f"{what}: the data URI is not valid base64") from error
+    filename = f"inline-{number}{mimetypes.guess_extension(head['media_type']) or ''}"
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / filename).write_bytes(data)
+    return filename

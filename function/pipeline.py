@@ -1,0 +1,133 @@
+"""The line that every job takes, top to bottom."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from function.errors import JobFailedError
+from function.inputs import staged_inputs
+from function.job import Job, JobResult
+from function.jobs import MAX_ATTEMPTS, JobRecords, to_timestamp, utc_now
+from function.models.references import model_references, stamp_loaders
+from function.outputs import OutputFiles, output_directory
+from function.workflow import confine_outputs, parse_workflow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from function.engine.engine import Engine
+    from function.models.cache import ModelCache
+    from function.storage.objects import ObjectStore
+    from function.telemetry import OnProgress
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What jobs run on; all of it belongs to the process."""
+
+    records: JobRecords
+    models: ModelCache
+    uploads: ObjectStore
+    results: ObjectStore
+    engine: Engine
+    input_dir: Path
+    output_dir: Path
+
+
+class Stopwatch:
+    """Seconds from one stage's end to the next."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._started = self._last = clock()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        """End a stage now."""
+        now = self._clock()
+        self.laps[stage] = round(now - self._last, 3)
+        self._last = now
+
+    def timings(self) -> dict[str, float]:
+        """Seconds per ended stage and in total."""
+        return {**self.laps, "total": round(self._clock() - self._started, 3)}
+
+
+def run_job(job: Job, line: Line, *, deadline: float, on_progress: OnProgress) -> JobResult:
+    """Run one job that has the GPU, from its claim to its result.
+
+    A stored job that can't succeed ends in a failed result with a manifest; of a job that stores nothing the error
+    is raised. A retryable error is raised always and leaves no manifest.
+
+    Args:
+        job: The job.
+        line: What it runs on.
+        deadline: Monotonic seconds by which the engine must be done.
+        on_progress: Observer of its stages.
+
+    Raises:
+        JobFailedError: The job stores nothing and can't succeed.
+        RetryableError: The job may succeed later or on another pod.
+    """
+    watch = Stopwatch()
+    if not job.stored:
+        return _attempt(job, line, 1, watch, deadline=deadline, on_progress=on_progress)
+    attempt = MAX_ATTEMPTS
+    try:
+        attempt = line.records.claim(job)
+        result = _attempt(job, line, attempt, watch, deadline=deadline, on_progress=on_progress)
+    except JobFailedError as error:
+        result = _failed(job, attempt, error, watch)
+    return line.records.finish(result)
+
+
+def _attempt(
+    job: Job, line: Line, attempt: int, watch: Stopwatch, *, deadline: float, on_progress: OnProgress
+) -> JobResult:
+    workflow = parse_workflow(job.workflow)
+    references = model_references(workflow)
+    with line.models.ensure(references, deadline=deadline, on_progress=on_progress) as etags:
+        watch.lap("models")
+        with (
+            staged_inputs(
+                stamp_loaders(workflow, etags),
+                job_id=job.job_id,
+                input_dir=line.input_dir,
+                uploads=line.uploads,
+                on_progress=on_progress,
+            ) as staged,
+            output_directory(line.output_dir, job.job_id),
+        ):
+            watch.lap("inputs")
+            run = line.engine.run(confine_outputs(staged, job.job_id), deadline=deadline, on_progress=on_progress)
+            watch.lap("executing")
+            files = OutputFiles.of(run.files, output_dir=line.output_dir, job_id=job.job_id)
+            outputs = (
+                files.store(line.results, attempt=attempt, on_progress=on_progress) if job.stored else files.read()
+            )
+            watch.lap("storing")
+    return JobResult(
+        job_id=job.job_id,
+        status="completed",
+        attempt=attempt,
+        label=job.label,
+        finished_at=to_timestamp(utc_now()),
+        outputs=outputs,
+        texts=dict(run.texts),
+        timings=watch.timings(),
+    )
+
+
+def _failed(job: Job, attempt: int, error: JobFailedError, watch: Stopwatch) -> JobResult:
+    return JobResult(
+        job_id=job.job_id,
+        status="failed",
+        attempt=attempt,
+        label=job.label,
+        finished_at=to_timestamp(utc_now()),
+        error={"code": error.code, "message": error.message, **error.details},
+        timings=watch.timings(),
+    )

@@ -1,0 +1,44 @@
+"""The one function of this process, built in the gunicorn worker after the fork.
+
+The engine's supervisor comes first and alone, because it imports little: the engine boots while everything else is
+imported. Importing this module starts nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import TYPE_CHECKING
+
+from function.config import Settings, read_settings
+from function.engine.supervisor import Supervisor, engine_command
+
+if TYPE_CHECKING:
+    from function.lifecycle import Function
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process."""
+    return read_settings(os.environ)
+
+
+@cache
+def engine_supervisor() -> Supervisor:
+    """The engine's supervisor, started."""
+    supervisor = Supervisor(engine_command(settings()))
+    supervisor.start()
+    return supervisor
+
+
+@cache
+def function() -> Function:
+    """The function, started."""
+    supervisor = engine_supervisor()
+    from function.lifecycle import Function  # noqa: PLC0415  (imports everything; the engine boots meanwhile)
+    from function.telemetry import Metrics, configure_logging  # noqa: PLC0415  (see above)
+
+    configure_logging(settings().log_level)
+    built = Function(settings(), supervisor, metrics=Metrics())
+    built.start()
+    return built

@@ -1,0 +1,21 @@
+"""The WSGI application: functions-framework's around the target in `function/main.py`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import functions_framework
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+
+def create_app() -> Flask:
+    """Build the application that gunicorn serves."""
+    source = Path(__file__).with_name("main.py")
+    app: Flask = functions_framework.create_app(target="handle", source=str(source))
+    # create_app makes every module of this package importable a second time, as a top-level name.
+    sys.path.remove(str(source.parent.resolve()))
+    return app

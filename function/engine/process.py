@@ -1,0 +1,122 @@
+"""One engine process: spawned, probed, its lines forwarded to the log."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+HOST = "127.0.0.1"
+
+_log = logging.getLogger("comfyfn.engine")
+
+_LAUNCHER = str(Path(__file__).with_name("launch.py"))
+_PROBE_TIMEOUT_SECONDS = 2.0
+_LINE_BYTES = 2_000
+_OK = 200
+
+
+def spawn(argv: Sequence[str], *, cwd: Path) -> subprocess.Popen[bytes]:
+    """Start a command in a session and process group of its own; it dies with the calling thread.
+
+    Raises:
+        OSError: The directory isn't there. A missing program is a line of output and status 127.
+    """
+    launcher = [sys.executable, "-I", "-S", _LAUNCHER, str(os.getpid())]
+    return subprocess.Popen(  # noqa: S603  (the operator's own command, without a shell)
+        [*launcher, *argv],
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a child has ended; it stays unreaped, so that its number stays its own."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+
+
+def await_end(pid: int) -> None:
+    """Wait until a child has ended; it stays unreaped."""
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+def describe_status(status: int) -> str:
+    """How a process ended, from its return code as `subprocess` gives it."""
+    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+
+
+class Output:
+    """Forwards a process's lines to the log, in a thread of its own, so that a full pipe never stops the engine."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._last_line = ""
+        self._thread = threading.Thread(target=self._forward, args=(process.stdout,), name="engine-output", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> str:
+        """The last line, once the engine and all that wrote with it are gone."""
+        self._thread.join(timeout=1.0)
+        return self._last_line
+
+    def _forward(self, stream: IO[bytes]) -> None:
+        with stream:
+            while piece := stream.readline(_LINE_BYTES):
+                line = _visible(piece)
+                if line:
+                    self._last_line = line
+                    _log.info("%s", line)
+
+
+def _visible(piece: bytes) -> str:
+    r"""What a terminal would show of a line: a progress bar rewrites itself after each `\r`."""
+    text = piece.decode("utf-8", "replace").rstrip().rpartition("\r")[2]
+    return "".join(character if character.isprintable() else " " for character in text).rstrip()
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def require_free_port(port: int) -> None:
+    """Refuse a port where another process listens.
+
+    ComfyUI would notice only after its whole boot, and until then a probe would be answered by the stranger.
+
+    Raises:
+        OSError: The port is taken or can't be used.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise OSError(f"port {port} can't be used: {error.strerror}") from error
+
+
+def answers(port: int) -> bool:
+    """Whether an engine answers GET /system_stats on this port with 200."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=_PROBE_TIMEOUT_SECONDS)
+    try:
+        connection.request("GET", "/system_stats")
+        return connection.getresponse().status == _OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

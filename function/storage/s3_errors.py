@@ -1,0 +1,81 @@
+"""What an S3 server's refusals mean, in one line with a remedy; pure, so that every line can be tested.
+
+The lines hold no text of the server's: a message of S3 may quote the access key, the string that was signed or a
+request id.
+"""
+
+from __future__ import annotations
+
+import re
+
+from function.errors import StorageUnavailableError
+from function.storage.objects import ObjectChangedError, ObjectMissingError
+
+_DENIED = (
+    "access denied: allow these credentials s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket"
+    " (without s3:ListBucket, S3 answers a missing key the same way)"
+)
+_FAILING = "the store is overloaded or failing: try later"
+_REGION = "the bucket lies in another region: set AWS_DEFAULT_REGION to it"
+_TOKEN = "the session token is not valid (any more): renew AWS_SESSION_TOKEN"  # noqa: S105  (a remedy, not a secret)
+_NO_CONNECTION = "no connection: check AWS_ENDPOINT_URL and whether the store runs"
+_NO_CREDENTIALS = "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the pod a role"
+_BROKEN = "the answer broke off or took too long: try later"
+
+# Error codes of S3; an answer to HEAD has no body, so that botocore gives its status as the code.
+_ANSWERS = {
+    "301": _REGION,
+    "403": f"{_DENIED}; or check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "500": _FAILING,
+    "503": _FAILING,
+    "AccessDenied": _DENIED,
+    "AuthorizationHeaderMalformed": _REGION,
+    "ExpiredToken": _TOKEN,
+    "InternalError": _FAILING,
+    "InvalidAccessKeyId": "the access key is unknown: check AWS_ACCESS_KEY_ID",
+    "InvalidToken": _TOKEN,
+    "NoSuchBucket": "the bucket does not exist: create it or correct the URL",
+    "NotImplemented": "the store lacks this function: use one with conditional writes, ranges and multipart uploads",
+    "PermanentRedirect": _REGION,
+    "RequestTimeTooSkewed": "this machine's clock differs from the store's: set it",
+    "ServiceUnavailable": _FAILING,
+    "SignatureDoesNotMatch": "the secret key does not match the access key: check AWS_SECRET_ACCESS_KEY",
+    "SlowDown": _FAILING,
+}
+
+# Class names in botocore.exceptions: what went wrong before there was an answer, or while it was read.
+_FAILURES = {
+    "ConnectTimeoutError": _NO_CONNECTION,
+    "ConnectionClosedError": _NO_CONNECTION,
+    "CredentialRetrievalError": _NO_CREDENTIALS,
+    "EndpointConnectionError": _NO_CONNECTION,
+    "IncompleteReadError": _BROKEN,
+    "InvalidRegionError": "no region of this name: check AWS_DEFAULT_REGION",
+    "NoCredentialsError": _NO_CREDENTIALS,
+    "NoRegionError": "no region: set AWS_DEFAULT_REGION",
+    "ParamValidationError": "no valid bucket name: correct the URL",
+    "PartialCredentialsError": _NO_CREDENTIALS,
+    "ProfileNotFound": "no such profile: check AWS_PROFILE",
+    "ProxyConnectionError": "no connection to the proxy: check HTTPS_PROXY and NO_PROXY",
+    "ReadTimeoutError": _BROKEN,
+    "ResponseStreamingError": _BROKEN,
+    "SSLError": "the store's certificate is not accepted: check AWS_CA_BUNDLE and AWS_ENDPOINT_URL",
+    "ValueError": "no valid URL: check AWS_ENDPOINT_URL",
+}
+
+_CODE = re.compile(r"[A-Za-z0-9.]{1,64}")
+
+
+def error_of_answer(code: str, url: str) -> ObjectMissingError | ObjectChangedError | StorageUnavailableError:
+    """The error that an S3 error code stands for."""
+    if code in {"404", "NoSuchKey", "NoSuchVersion"}:
+        return ObjectMissingError(url)
+    if code in {"412", "PreconditionFailed"}:
+        return ObjectChangedError(url)
+    shown = code if _CODE.fullmatch(code) else "an error"
+    return StorageUnavailableError(f"{url}: {_ANSWERS.get(code, f'the store answered {shown}')}")
+
+
+def error_of_failure(name: str, url: str) -> StorageUnavailableError:
+    """The error for a failure without an answer, by the name of botocore's class."""
+    return StorageUnavailableError(f"{url}: {_FAILURES.get(name, f'the request failed ({name})')}")

@@ -1,0 +1,1 @@
+"""The main job on real input, on any machine: `make demo`."""

@@ -1,0 +1,157 @@
+"""Helpers: a model cache over a directory store that tests can steer."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from function.errors import StorageUnavailableError
+from function.models.cache import ModelCache
+from function.models.references import ModelRef
+from function.storage.local import LocalStore
+from function.telemetry import Metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import ExitStack
+    from pathlib import Path
+
+    from function.storage.objects import ObjectInfo, OnBytes
+
+PATIENCE_SECONDS = 30.0
+
+
+class SteeredStore(LocalStore):
+    """A directory store that counts, and can be held, cut off or down.
+
+    Attributes:
+        heads: Keys in the order in which they were asked for.
+        downloads: Keys in the order in which their downloads began.
+        cut: Keys whose download breaks half way.
+        short: Keys whose download ends a byte early without an error.
+        down: Whether the store answers nothing.
+        gate: While clear, a download that has written everything waits before it returns.
+        held: The downloads that wait at the gate.
+        before_download: Called with the key before a download reads anything.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(f"file://{root}")
+        self.heads: list[str] = []
+        self.downloads: list[str] = []
+        self.cut: set[str] = set()
+        self.short: set[str] = set()
+        self.down = False
+        self.gate = threading.Event()
+        self.gate.set()
+        self.held: queue.Queue[str] = queue.Queue()
+        self.before_download: Callable[[str], None] = lambda _key: None
+
+    def head(self, key: str) -> ObjectInfo:
+        """As a directory does, unless down."""
+        self.heads.append(key)
+        self._answer()
+        return super().head(key)
+
+    def download(self, key: str, path: Path, *, etag: str, on_bytes: OnBytes | None = None) -> None:
+        """As a directory does, unless held, cut or down."""
+        self._answer()
+        self.downloads.append(key)
+        self.before_download(key)
+        if key in self.cut:
+            path.write_bytes(b"half")
+            raise StorageUnavailableError(f"{key}: connection lost")
+        super().download(key, path, etag=etag, on_bytes=on_bytes)
+        if key in self.short:
+            os.truncate(path, path.stat().st_size - 1)
+        if not self.gate.is_set():
+            self.held.put(key)
+            assert self.gate.wait(PATIENCE_SECONDS)
+            if on_bytes:
+                on_bytes(0)
+
+    def _answer(self) -> None:
+        if self.down:
+            raise StorageUnavailableError("storage is down")
+
+
+@dataclass
+class Bench:
+    """A model directory, a store, and caches over them.
+
+    Attributes:
+        root: Directory of everything.
+        capacity_bytes: Of every cache that is made from now on.
+    """
+
+    root: Path
+    capacity_bytes: int = 0
+    metrics: Metrics = field(default_factory=Metrics)
+
+    def __post_init__(self) -> None:
+        """Make an empty store and the model directory's path."""
+        self.store = SteeredStore(self.root / "store")
+        self.model_dir = self.root / "models"
+
+    def cache(self, **settings: Any) -> ModelCache:
+        """A cache as after a start of the process."""
+        self.metrics = Metrics()
+        return ModelCache(
+            self.model_dir, self.store, capacity_bytes=self.capacity_bytes, metrics=self.metrics, **settings
+        )
+
+    def put(self, name: str, content: bytes) -> ModelRef:
+        """Store a checkpoint and refer to it."""
+        model = ref(name)
+        self.store.put(model.key, content)
+        return model
+
+    def path(self, model: ModelRef) -> Path:
+        """Where the engine looks for a model."""
+        return self.model_dir / model.key
+
+    def visible(self) -> dict[str, bytes]:
+        """Content of each model file by key, whoever brought it."""
+        files = [path for path in self.model_dir.rglob("*.safetensors") if path.is_file()]
+        return {path.relative_to(self.model_dir).as_posix(): path.read_bytes() for path in files}
+
+    def leftovers(self) -> list[str]:
+        """Names of unfinished files."""
+        return [path.name for path in self.model_dir.rglob("*") if path.name.endswith(("-part", ".pending"))]
+
+    def metric(self, name: str) -> float:
+        """Value of one counter or gauge."""
+        return self.metrics.registry.get_sample_value(f"comfyfn_{name}") or 0.0
+
+
+def ref(name: str, folder: str = "checkpoints") -> ModelRef:
+    """A reference to `<folder>/<name>.safetensors`."""
+    return ModelRef(folder, f"{name}.safetensors", "4", "ckpt_name")
+
+
+def soon() -> float:
+    """A deadline that a test never reaches."""
+    return time.monotonic() + PATIENCE_SECONDS
+
+
+def use(cache: ModelCache, *models: ModelRef) -> dict[ModelRef, str]:
+    """One job that needs these models and ends at once."""
+    with cache.ensure(models, deadline=soon()) as etags:
+        return etags
+
+
+def hold(stack: ExitStack, cache: ModelCache, *models: ModelRef) -> dict[ModelRef, str]:
+    """A job that runs until the stack closes."""
+    return stack.enter_context(cache.ensure(models, deadline=soon()))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread is about to do."""
+    deadline = soon()
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)

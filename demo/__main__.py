@@ -80,11 +80,11 @@ def run_twice(client: FunctionClient, log: Path) -> str:
 
 
 def engine_runs(log: Path) -> int:
-    """How many runs the engine itself remembers; its address is in the function's log."""
-    address = re.search(r"engine.*?(127\.0\.0\.1:\d+)", log.read_text())
-    if address is None:
-        sys.exit(f"no engine address in {log}")
-    with urllib.request.urlopen(f"http://{address[1]}/history", timeout=10) as answer:
+    """How many runs the engine itself remembers; its port is in the function's log."""
+    port = re.search(r"engine \d+ answers on port (\d+)", log.read_text())
+    if port is None:
+        sys.exit(f"the engine's port is not in {log}")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port[1]}/history", timeout=10) as answer:
         history: dict[str, Any] = json.load(answer)
     return len(history)
 

@@ -35,21 +35,17 @@ def _setting(name: str, parse: Callable[[str], Any], default: str, doc: str) -> 
     return field(metadata={"variable": _Variable(name, parse, default, doc)})
 
 
-def _integer(minimum: int) -> Callable[[str], int]:
+def _integer(minimum: int, maximum: int = 2**40) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        value = int(text) if text.strip().lstrip("-").isdigit() else None
-        if value is None or value < minimum:
-            raise ValueError(f"a whole number, {minimum} or more")
+        try:
+            value = int(text)
+        except ValueError:
+            value = minimum - 1
+        if not minimum <= value <= maximum:
+            raise ValueError(f"a whole number from {minimum} to {maximum}")
         return value
 
     return parse
-
-
-def _port(text: str) -> int:
-    value = int(text) if text.strip().isdigit() else -1
-    if not 0 <= value <= 65_535:  # noqa: PLR2004  (the TCP port range)
-        raise ValueError("a TCP port, 0 to 65535 (0: any free one)")
-    return value
 
 
 def _binary_units(unit: int) -> Callable[[str], int]:
@@ -115,7 +111,7 @@ def parse_store_url(text: str) -> str:
 class Settings:
     """All settings of one process. Paths are absolute; sizes are bytes; durations are seconds."""
 
-    port: int = _setting("PORT", _port, "3000", "Port of the HTTP server; Knative injects it.")
+    port: int = _setting("PORT", _integer(1, 65_535), "3000", "Port of the HTTP server; Knative injects it.")
     host: str = _setting("HOST", str, "0.0.0.0", "Address the HTTP server listens on.")  # noqa: S104  (a container serves its network)
     engine: str = _setting(
         "ENGINE",

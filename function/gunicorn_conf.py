@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from function.logs import logging_config
 from function.worker import engine_supervisor, settings
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ control_socket_disable = True  # it would be made in HOME, which a read-only pod
 worker_tmp_dir = None
 accesslog = None
 loglevel = _settings.log_level.lower()
+logconfig_dict = logging_config(_settings.log_level)
 
 
 def post_fork(_server: Arbiter, _worker: Worker) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from function.lifecycle import Function
 
 
-class DrainingWorker(ThreadWorker):
+class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """On SIGTERM: close the port at once, send waiting jobs away, let the running one finish, then stop the engine."""
 
     function: Function | None = None

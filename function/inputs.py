@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from function.errors import InputMissingError, InputRefusedError
 from function.storage.objects import ObjectMissingError
-from function.telemetry import OnProgress, Progress
+from function.telemetry import Progress
 from function.workflow import Workflow, check_relative, literal_inputs, replace_inputs
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from function.storage.objects import ObjectStore
+    from function.telemetry import OnProgress
 
 # ComfyUI's core loaders of files from the input directory (docs of each node; nodes.py and comfy_extras of 0.3.64).
 MEDIA_INPUTS = frozenset(

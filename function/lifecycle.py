@@ -21,10 +21,11 @@ from function.errors import (
 )
 from function.gpu import NvmlReader, update_metrics
 from function.jobs import JobRecords
+from function.logs import job_context
 from function.models.cache import ModelCache
 from function.pipeline import Line, run_job
 from function.storage import open_store, probe_create
-from function.telemetry import Metrics, Progress, job_context
+from function.telemetry import Metrics, Progress
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from function.job import Job, JobResult
 
 _log = logging.getLogger("comfyfn")
+
+_INTERRUPT_SECONDS = 0.2  # a job that is not in the engine yet can only be interrupted once it is
 
 
 class Function:
@@ -180,8 +183,10 @@ class Function:
     def drain(self) -> None:
         """Shut down in order: refuse jobs, send waiting ones away, give the running one DRAIN_SECONDS, then stop it."""
         self.admission.drain()
-        if not self.admission.wait_until_idle(self.settings.drain_seconds):
-            _log.warning("the running job did not end within DRAIN_SECONDS=%d", self.settings.drain_seconds)
+        if self.admission.wait_until_idle(self.settings.drain_seconds):
+            return
+        _log.warning("the running job did not end within DRAIN_SECONDS=%d", self.settings.drain_seconds)
+        while not self.admission.wait_until_idle(_INTERRUPT_SECONDS):
             self._engine.interrupt()
 
     def metrics_text(self) -> bytes:

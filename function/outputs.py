@@ -13,14 +13,15 @@ from PIL import Image, UnidentifiedImageError
 
 from function.errors import InputRefusedError
 from function.job import Output
-from function.telemetry import OnProgress, Progress
+from function.telemetry import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from function.engine.client import EngineFile
+    from function.engine.results import EngineFile
     from function.storage.objects import ObjectStore
+    from function.telemetry import OnProgress
 
 _OUTPUT_FOLDER = "output"
 

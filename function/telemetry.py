@@ -1,27 +1,21 @@
-"""What the function says about itself: log lines, metrics and the progress of a job.
+"""What the function measures of itself: metrics, and the progress of a job.
 
-Log lines are JSON, one each, with the job's id where there is a job. Metrics use Prometheus base units and live in a
-registry of their own, so that two functions in one process do not share counters.
+Metrics use Prometheus base units and live in a registry of their own, so that two functions in one process do not
+share counters.
 """
 
 from __future__ import annotations
 
-import logging
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from pythonjsonlogger.json import JsonFormatter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from typing import TypeAlias
 
     OnProgress: TypeAlias = Callable[["Progress"], None]
-
-_job_id: ContextVar[str] = ContextVar("job_id", default="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,35 +72,3 @@ class Metrics:
         self.gpu_memory_total_bytes = gauge("gpu_memory_total_bytes", "GPU memory.", ("gpu",))
         self.gpu_utilization_ratio = gauge("gpu_utilization_ratio", "Part of the time a kernel ran, 0 to 1.", ("gpu",))
         self.gpu_temperature_celsius = gauge("gpu_temperature_celsius", "GPU temperature.", ("gpu",))
-
-
-@contextmanager
-def job_context(job_id: str) -> Iterator[None]:
-    """Mark every log line of this thread with the job's id."""
-    token = _job_id.set(job_id)
-    try:
-        yield
-    finally:
-        _job_id.reset(token)
-
-
-class _JobIdFilter(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        job_id = _job_id.get()
-        if job_id and not hasattr(record, "job_id"):
-            record.job_id = job_id
-        return True
-
-
-def configure_logging(level: str) -> None:
-    """Send every log line of the process to stderr as JSON."""
-    handler = logging.StreamHandler()
-    handler.addFilter(_JobIdFilter())
-    handler.setFormatter(
-        JsonFormatter(
-            "{asctime}{levelname}{name}{message}",
-            style="{",
-            rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
-        )
-    )
-    logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -11,7 +11,9 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from function.config import Settings, read_settings
-from function.engine.supervisor import Supervisor, engine_command
+from function.engine.command import engine_command
+from function.engine.supervisor import Supervisor
+from function.logs import configure_logging
 
 if TYPE_CHECKING:
     from function.lifecycle import Function
@@ -26,6 +28,7 @@ def settings() -> Settings:
 @cache
 def engine_supervisor() -> Supervisor:
     """The engine's supervisor, started."""
+    configure_logging(settings().log_level)
     supervisor = Supervisor(engine_command(settings()))
     supervisor.start()
     return supervisor
@@ -36,9 +39,8 @@ def function() -> Function:
     """The function, started."""
     supervisor = engine_supervisor()
     from function.lifecycle import Function  # noqa: PLC0415  (imports everything; the engine boots meanwhile)
-    from function.telemetry import Metrics, configure_logging  # noqa: PLC0415  (see above)
+    from function.telemetry import Metrics  # noqa: PLC0415  (see above)
 
-    configure_logging(settings().log_level)
     built = Function(settings(), supervisor, metrics=Metrics())
     built.start()
     return built

@@ -49,7 +49,7 @@ class JobEvent:
 def to_job_event(document: dict[str, Any], *, event_id: str) -> JobEvent:
     """Wrap a job document into an event."""
     headers, body = to_structured(
-        JOB_REQUESTED, id=event_id, source=SOURCE, subject=None, time=to_timestamp(utc_now()), data=document
+        JOB_REQUESTED, id=event_id, source=SOURCE, subject="", time=to_timestamp(utc_now()), data=document
     )
     return JobEvent(derived_job_id(SOURCE, event_id), headers, body)
 

@@ -7,19 +7,20 @@ import shutil
 import tempfile
 import time
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from function.config import GIB, Settings, read_settings
-from function.engine.supervisor import Supervisor, engine_command
+from function.engine.command import engine_command
+from function.engine.supervisor import Supervisor
 from function.errors import ComfyfnError
 from function.gpu import read_gpus
 from function.storage import open_store, probe_create
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 _ENGINE_START_SECONDS = 180
 _LITTLE_DISK_BYTES = 5 * GIB

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import mimetypes
+import sys
 import tempfile
 import uuid
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ _STAGES = {"queued": (0, 0), "models": (0, 30), "inputs": (30, 5), "executing": 
 @click.option("--label", default="", help="Your own name for the job.")
 def command(workflow: Path, settings: tuple[str, ...], output: Path, url: str, label: str, *, local: bool) -> None:
     """Run WORKFLOW (ComfyUI's API format) and write its files to the output directory."""
-    document = {"workflow": load_workflow(workflow, settings)}
+    document: dict[str, Any] = {"workflow": load_workflow(workflow, settings)}
     if label:
         document["label"] = label
     with _function_url(url, local=local) as target:
@@ -98,7 +99,7 @@ def _value(text: str) -> object:
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Show a bar on stderr that follows a job's status documents."""
-    with click.progressbar(length=100, label=title, file=click.get_text_stream("stderr"), show_eta=False) as bar:
+    with click.progressbar(length=100, label=title, file=sys.stderr, show_eta=False) as bar:
 
         def follow(status: dict[str, Any]) -> None:
             progress = status.get("progress")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from flask import Response
 from werkzeug.exceptions import NotFound
-from werkzeug.utils import redirect
 
 from function.http.responses import json_response
 from function.job import JOB_ID
@@ -49,7 +49,7 @@ def fetch_output(function: Function, _request: Request, key: str) -> Response:
         raise NotFound from error
     link = store.presign(key, expires_seconds=LINK_SECONDS)
     if "://" in link:
-        return redirect(link, Response=Response)
+        return Response(status=HTTPStatus.FOUND, headers={"Location": link})
     response = Response(_chunks(store, info), mimetype=info.media_type)
     response.content_length = info.size_bytes
     return response

@@ -1,1 +1,222 @@
-"""Fixtures and helpers: function_process."""
+"""The function as a process: gunicorn and functions-framework on a free port, with an engine of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import urllib3
+
+from events import JOB_REQUESTED
+from function.cli.local import free_port
+from function.job import derived_job_id
+from tests.support.processes import child_pids, runs, wait_until
+
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Callable, Iterator
+
+    FunctionFactory = Callable[..., "FunctionProcess"]
+
+DATA = Path(__file__).parent.parent / "data" / "comfyui"
+EVENT_SOURCE = "/tests"
+
+
+def case(name: str) -> dict[str, Any]:
+    """One of the recorded workflows."""
+    workflow: dict[str, Any] = json.loads((DATA / "cases" / f"{name}.json").read_text())
+    return workflow
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the function answered."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+
+class FunctionProcess:
+    """One function process with its storage below `root`."""
+
+    def __init__(self, root: Path, environ: dict[str, str]) -> None:
+        self.root = root
+        self.store = root / "data" / "store"
+        self.port = int(environ.get("PORT", "0")) or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = root / "function.log"
+        self._environ = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "K_"))},
+            "HOST": "127.0.0.1",
+            "PORT": str(self.port),
+            "DATA_DIR": str(root / "data"),
+            "ENGINE": "embedded",
+            **environ,
+        }
+        self._http = urllib3.PoolManager(maxsize=100, retries=False, timeout=120)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it is ready."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "function.cli", "serve"], env=self._environ, stdout=log, stderr=log
+            )
+        wait_until(self.is_ready, what=f"ready; log: {self.log}", timeout_seconds=60)
+
+    def stop(self) -> None:
+        """End it and whatever it started."""
+        self._http.clear()
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(30)
+        finally:
+            self._process.kill()
+            self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        """The gunicorn master."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def worker_pid(self) -> int:
+        """The gunicorn worker."""
+        return child_pids(self.pid)[0]
+
+    @property
+    def engine_pid(self) -> int:
+        """The engine."""
+        return child_pids(self.worker_pid)[0]
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the master a signal."""
+        os.kill(self.pid, number)
+
+    def wait(self, timeout_seconds: float) -> int:
+        """Wait for its end; the exit status."""
+        assert self._process is not None
+        return self._process.wait(timeout_seconds)
+
+    def is_ready(self) -> bool:
+        """Whether `/ready` answers 200."""
+        assert self._process is not None
+        assert self._process.poll() is None, f"the function ended: {self.log.read_text()[-2000:]}"
+        try:
+            return self.get("/ready").status == 200
+        except urllib3.exceptions.HTTPError:
+            return False
+
+    def get(self, path: str) -> Answer:
+        """GET a path."""
+        return self._request("GET", path)
+
+    def post(self, path: str, body: object, headers: dict[str, str] | None = None) -> Answer:
+        """POST JSON, or bytes as they are."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self._request("POST", path, body=data, headers={"Content-Type": "application/json", **(headers or {})})
+
+    def send_event(self, event_id: str, document: object, *, kind: str = JOB_REQUESTED) -> Answer:
+        """Send a binary CloudEvent."""
+        headers = {"ce-specversion": "1.0", "ce-id": event_id, "ce-source": EVENT_SOURCE, "ce-type": kind}
+        return self.post("/", document, headers)
+
+    def result_path(self, event_id: str) -> Path:
+        """Where the manifest of an event's job lies."""
+        return self.store / "results" / "jobs" / derived_job_id(EVENT_SOURCE, event_id) / "result.json"
+
+    def _request(self, method: str, path: str, **arguments: Any) -> Answer:
+        answer = self._http.request(method, self.url + path, redirect=False, **arguments)
+        return Answer(answer.status, {name.lower(): value for name, value in answer.headers.items()}, answer.data)
+
+    def put_upload(self, name: str, source: Path = DATA / "cases" / "in_64x48.png") -> None:
+        """Put an input file into storage."""
+        target = self.store / "uploads" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+
+    def put_model(self, folder: str, source: Path) -> None:
+        """Put a model file into storage."""
+        target = self.store / "models" / folder / source.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+
+    def engine_history(self) -> dict[str, Any]:
+        """What the engine itself remembers of its runs."""
+        port = re.findall(r"engine \d+ answers on port (\d+)", self.log.read_text())[-1]
+        history: dict[str, Any] = self._http.request("GET", f"http://127.0.0.1:{port}/history").json()
+        return history
+
+
+class Background:
+    """A call in a thread, with its result or error at `join`."""
+
+    def __init__(self, call: Callable[[], Answer]) -> None:
+        self._result: Answer | None = None
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, args=(call,))
+        self._thread.start()
+
+    def _run(self, call: Callable[[], Answer]) -> None:
+        try:
+            self._result = call()
+        except Exception as error:  # noqa: BLE001  (raised again in the test's thread)
+            self._error = error
+
+    @property
+    def running(self) -> bool:
+        """Whether the call has not ended."""
+        return self._thread.is_alive()
+
+    def join(self) -> Answer:
+        """Wait for the call's answer."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result
+
+
+@pytest.fixture(scope="session")
+def model_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of small real model files."""
+    directory = tmp_path_factory.mktemp("models")
+    subprocess.run([sys.executable, DATA / "gen_models.py", directory], check=True, stdout=subprocess.DEVNULL)
+    return directory
+
+
+@pytest.fixture
+def function_factory(tmp_path: Path) -> Iterator[FunctionFactory]:
+    """Start functions with settings of one's own; they are stopped after the test and leave no process behind."""
+    started: list[FunctionProcess] = []
+
+    def start(**environ: str) -> FunctionProcess:
+        root = tmp_path / f"function-{len(started)}"
+        root.mkdir()
+        process = FunctionProcess(root, environ)
+        started.append(process)
+        process.start()
+        return process
+
+    yield start
+    for process in started:
+        process.stop()
+        wait_until(lambda pid=process.pid: not runs(pid), what="the function's end")

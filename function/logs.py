@@ -1,0 +1,60 @@
+"""Log lines: JSON on stderr, one each, with the job's id where there is a job."""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_job_id: ContextVar[str] = ContextVar("job_id", default="")
+
+
+@contextmanager
+def job_context(job_id: str) -> Iterator[None]:
+    """Mark every log line of this thread with the job's id."""
+    token = _job_id.set(job_id)
+    try:
+        yield
+    finally:
+        _job_id.reset(token)
+
+
+class JobIdFilter(logging.Filter):
+    """Adds the id of the current job to a line."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every line pass."""
+        job_id = _job_id.get()
+        if job_id:
+            record.job_id = job_id
+        return True
+
+
+def logging_config(level: str) -> dict[str, Any]:
+    """The configuration of `logging.config` for the whole process, gunicorn's own lines included."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "filters": {"job_id": {"()": JobIdFilter}},
+        "formatters": {
+            "json": {
+                "()": "pythonjsonlogger.json.JsonFormatter",
+                "format": "{asctime}{levelname}{name}{message}",
+                "style": "{",
+                "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
+            }
+        },
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "filters": ["job_id"], "formatter": "json"}},
+        "root": {"level": level, "handlers": ["stderr"]},
+        "loggers": {"gunicorn.error": {"propagate": True}},
+    }
+
+
+def configure_logging(level: str) -> None:
+    """Send every log line of the process to stderr as JSON."""
+    logging.config.dictConfig(logging_config(level))

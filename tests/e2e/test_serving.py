@@ -1,0 +1,158 @@
+"""How the server behaves beside a job: probes, floods, refusals, shutdown."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from events import JOB_COMPLETED
+from function.job import derived_job_id
+from tests.e2e.test_main_job import slow_workflow
+from tests.support.function_process import EVENT_SOURCE, Background, case
+from tests.support.processes import runs, wait_until
+
+if TYPE_CHECKING:
+    from tests.support.function_process import FunctionFactory, FunctionProcess
+
+pytestmark = pytest.mark.xdist_group("e2e")
+
+THREADS = 10 + 8  # ADMIT_LIMIT's default and the spare threads
+
+
+def start_slow_job(function: FunctionProcess, event_id: str = "slow") -> Background:
+    """Send a job that takes seconds and wait until the engine works on it."""
+    call = Background(lambda: function.send_event(event_id, {"workflow": slow_workflow()}))
+    path = f"/jobs/{derived_job_id(EVENT_SOURCE, event_id)}"
+    wait_until(lambda: b'"executing"' in function.get(path).body, what="the engine's work")
+    return call
+
+
+def test_probes_and_metrics_answer_while_a_job_runs(function_factory: FunctionFactory) -> None:
+    """Their answers arrive before the job ends."""
+    function = function_factory()
+    call = start_slow_job(function)
+    answers = [function.get(path) for path in ("/health", "/ready", "/metrics")]
+    assert call.running
+    assert [answer.status for answer in answers] == [200, 200, 200]
+    assert b"comfyfn_jobs_admitted 1.0" in answers[2].body
+    assert call.join().json["type"] == JOB_COMPLETED
+
+
+def test_probes_answer_under_a_flood_of_four_times_as_many_requests_as_threads(
+    function_factory: FunctionFactory,
+) -> None:
+    """The limit's worth of jobs is admitted, the rest is refused at once with 429, and probes get through."""
+    function = function_factory()
+    first = start_slow_job(function)
+    prompt = {"prompt": case("01_empty_save")}
+    flood = [Background(lambda: function.post("/prompt", prompt)) for _ in range(4 * THREADS)]
+    answers = [function.get(path) for path in ("/health", "/ready") for _ in range(3)]
+    assert first.running
+    assert {answer.status for answer in answers} == {200}
+    assert first.join().json["type"] == JOB_COMPLETED
+    ended = [call.join() for call in flood]
+    refused = [answer for answer in ended if answer.status == 429]
+    assert {answer.status for answer in ended} == {200, 429}
+    assert len(refused) >= 4 * THREADS - 2 * 10
+    assert all(int(answer.headers["retry-after"]) > 0 for answer in refused)
+    assert function.post("/prompt", prompt).status == 200
+
+
+def test_connections_that_send_nothing_do_not_hold_up_probes(function_factory: FunctionFactory) -> None:
+    """Idle connections, more than there are threads, and half-sent bodies leave threads for the probes."""
+    function = function_factory()
+    address = ("127.0.0.1", function.port)
+    head = b"POST /prompt HTTP/1.1\r\nHost: f\r\nContent-Length: 1000\r\n\r\n{"
+    sockets = [socket.create_connection(address) for _ in range(10)]
+    try:
+        for connection in sockets:
+            connection.sendall(head)
+        wait_until(lambda: b"comfyfn_jobs_admitted 10.0" in function.get("/metrics").body, what="ten half bodies")
+        assert function.get("/health").status == 200
+        assert function.post("/prompt", {"prompt": case("01_empty_save")}).status == 429
+    finally:
+        for connection in sockets:
+            connection.close()
+    wait_until(lambda: b"comfyfn_jobs_admitted 0.0" in function.get("/metrics").body, what="the end of the bodies")
+    assert function.post("/prompt", {"prompt": case("01_empty_save")}).status == 200
+
+
+def test_readiness_follows_the_queue_depth_only_when_asked_to(function_factory: FunctionFactory) -> None:
+    """With MAX_QUEUE_DEPTH=1 one running job makes `/ready` 503, and `/health` stays 200."""
+    function = function_factory(MAX_QUEUE_DEPTH="1")
+    call = start_slow_job(function)
+    assert (function.get("/ready").status, function.get("/health").status) == (503, 200)
+    assert call.join().status == 200
+    assert function.get("/ready").status == 200
+
+
+def test_the_same_event_delivered_twice_at_once_runs_once(function_factory: FunctionFactory) -> None:
+    """The second delivery is told that the job runs (409, which brokers retry)."""
+    function = function_factory()
+    call = start_slow_job(function)
+    second = function.send_event("slow", {"workflow": slow_workflow()})
+    assert (second.status, second.json["code"]) == (409, "job_running")
+    assert call.join().json["type"] == JOB_COMPLETED
+    assert len(function.engine_history()) == 1
+
+
+def test_sigterm_refuses_connections_sends_waiting_jobs_away_and_lets_the_running_one_finish(
+    function_factory: FunctionFactory,
+) -> None:
+    """The waiting job gets its 503 before the running one ends; nothing is left behind."""
+    function = function_factory()
+    running = start_slow_job(function)
+    waiting = Background(lambda: function.send_event("waiting", {"workflow": case("01_empty_save")}))
+    path = f"/jobs/{derived_job_id(EVENT_SOURCE, 'waiting')}"
+    wait_until(lambda: b'"queued"' in function.get(path).body, what="the waiting job")
+    engine = function.engine_pid
+    function.signal(signal.SIGTERM)
+    answer = waiting.join()
+    assert running.running
+    assert (answer.status, answer.json["code"]) == (503, "draining")
+    assert running.running
+    with pytest.raises(ConnectionRefusedError):
+        wait_for_refusal(function.port)
+    assert running.join().json["type"] == JOB_COMPLETED
+    assert function.result_path("slow").exists()
+    assert function.wait(10) == 0
+    assert not runs(engine)
+
+
+def wait_for_refusal(port: int) -> None:
+    """Connect until the port refuses; it closes within moments of the signal."""
+    for _ in range(200):
+        socket.create_connection(("127.0.0.1", port)).close()
+        time.sleep(0.01)
+
+
+def test_a_job_that_outlasts_the_drain_time_is_stopped_and_can_run_elsewhere(
+    function_factory: FunctionFactory,
+) -> None:
+    """After DRAIN_SECONDS the engine is interrupted and the sender told 503; no manifest is written."""
+    function = function_factory(DRAIN_SECONDS="0")
+    running = start_slow_job(function)
+    function.signal(signal.SIGTERM)
+    answer = running.join()
+    assert (answer.status, answer.json["code"]) == (503, "draining")
+    assert function.wait(15) == 0
+    assert not function.result_path("slow").exists()
+
+
+def test_ctrl_c_ends_the_function_and_its_engine(function_factory: FunctionFactory) -> None:
+    """SIGINT on the laptop leaves no process."""
+    function = function_factory()
+    engine = function.engine_pid
+    function.signal(signal.SIGINT)
+    function.wait(15)
+    wait_until(lambda: not runs(engine), what="the engine's end")
+
+
+def test_a_bad_setting_stops_the_start_with_one_line(function_factory: FunctionFactory) -> None:
+    """The line names variable, value and what is allowed."""
+    with pytest.raises(AssertionError, match=r"Error: ADMIT_LIMIT='none': expected a whole number from 1 to \d+\n"):
+        function_factory(ADMIT_LIMIT="none")

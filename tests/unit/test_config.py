@@ -1,0 +1,91 @@
+"""Settings: read once, checked, with derived defaults."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from function.config import GIB, MIB, read_settings, setting_variables
+from function.errors import SettingsError
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_without_any_variable_everything_lies_below_the_data_directory() -> None:
+    """The embedded engine and local directories: nothing else is needed."""
+    settings = read_settings({"DATA_DIR": "/data"})
+    assert (settings.engine, settings.port, settings.admit_limit) == ("embedded", 3000, 10)
+    assert settings.model_dir == Path("/data/models")
+    assert (settings.input_dir, settings.output_dir) == (Path("/data/input"), Path("/data/output"))
+    assert settings.models_url == "file:///data/store/models"
+    assert settings.uploads_url == "file:///data/store/uploads"
+    assert settings.results_url == "file:///data/store/results"
+
+
+def test_deployments_of_comfyui_api_keep_their_settings() -> None:
+    """COMFY_HOME and CMD select ComfyUI and its own directories."""
+    settings = read_settings(
+        {"COMFY_HOME": "/opt/ComfyUI", "CMD": "python main.py --normalvram --listen 127.0.0.1", "PORT": "8080"}
+    )
+    assert settings.engine == "comfyui"
+    assert settings.command == ("python", "main.py", "--normalvram", "--listen", "127.0.0.1")
+    assert settings.model_dir == Path("/opt/ComfyUI/models")
+    assert settings.output_dir == Path("/opt/ComfyUI/output")
+    assert settings.port == 8080
+
+
+def test_units_are_binary_as_in_comfyui_api() -> None:
+    """LRU_CACHE_SIZE_GB counts GiB and may be a fraction; MAX_BODY_SIZE_MB counts MiB."""
+    settings = read_settings({"LRU_CACHE_SIZE_GB": "0.5", "MAX_BODY_SIZE_MB": "200"})
+    assert settings.cache_capacity_bytes == GIB // 2 == 536_870_912
+    assert settings.max_body_bytes == 200 * MIB == 209_715_200
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "allowed"),
+    [
+        ("PORT", "http", "a whole number from 1 to 65535"),
+        ("PORT", "65536", "a whole number from 1 to 65535"),
+        ("ADMIT_LIMIT", "0", "a whole number from 1"),
+        ("ADMIT_LIMIT", "1.5", "a whole number from 1"),
+        ("ADMIT_LIMIT", "--3", "a whole number from 1"),
+        ("LRU_CACHE_SIZE_GB", "50GB", "a number, 0 or more"),
+        ("LRU_CACHE_SIZE_GB", "nan", "a number, 0 or more"),
+        ("LRU_CACHE_SIZE_GB", "inf", "a number, 0 or more"),
+        ("ENGINE", "cuda", "embedded, comfyui"),
+        ("LOG_LEVEL", "loud", "DEBUG, INFO, WARNING, ERROR"),
+        ("MODELS_URL", "/models", "s3://bucket/prefix or file:///directory"),
+        ("MODELS_URL", "https://example.com/models", "s3://bucket/prefix or file:///directory"),
+        ("MODELS_URL", "s3://key:secret@bucket", "s3://bucket/prefix or file:///directory"),
+        ("CMD", "python 'main.py", "a command line with balanced quotes"),
+    ],
+)
+def test_a_bad_value_is_one_line_that_names_variable_value_and_what_is_allowed(
+    variable: str, value: str, allowed: str
+) -> None:
+    """Whoever reads the line can mend it."""
+    with pytest.raises(SettingsError) as error:
+        read_settings({variable: value})
+    assert error.value.message.startswith(f"{variable}={value!r}: expected ")
+    assert allowed in error.value.message
+    assert "\n" not in error.value.message
+
+
+def test_log_levels_are_taken_in_any_case_and_warn_is_warning() -> None:
+    """Other systems write `info` and `warn`."""
+    assert read_settings({"LOG_LEVEL": "warn"}).log_level == "WARNING"
+    assert read_settings({"LOG_LEVEL": "debug"}).log_level == "DEBUG"
+
+
+def test_an_empty_variable_counts_as_unset() -> None:
+    """Compose files pass `${X:-}`."""
+    assert read_settings({"PORT": "", "MODELS_URL": ""}).port == 3000
+
+
+def test_the_readme_lists_every_setting_with_its_default_and_description() -> None:
+    """The table is what the settings module says, row for row."""
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| (.*) \|$", README.read_text(), re.MULTILINE)
+    expected = [(name, f"`{default}`" if default else "", text) for name, default, text in setting_variables()]
+    assert rows == expected

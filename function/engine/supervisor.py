@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from function.engine.command import EngineCommand, engine_command
 from function.engine.process import (
     HOST,
     Output,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
 
-    from function.engine.command import EngineCommand
+__all__ = ["EngineState", "Supervisor", "engine_command"]  # all that starting an engine needs
 
 _log = logging.getLogger("comfyfn.engine")
 

@@ -2,7 +2,7 @@
 
 In a test it runs in a thread (`ReplayEngine`); as a program it is an engine process for the supervisor:
 
-    python replay.py --port N [--recording FILE] [--hold-at N] [--hold-once FILE] [--ignore-sigterm] [--with-child]
+    python replay.py --port N [--hold-once FILE] [--deaf] [--out-of-memory N] [--ignore-sigterm] [--with-child]
 """
 
 from __future__ import annotations
@@ -74,9 +74,11 @@ class ReplayEngine(ThreadingHTTPServer):
 
     Attributes:
         cut_at: Close the run's socket instead of sending this message (an index); the run still ends in history.
-        hold_at: Stay at this message until interrupted.
+        hold_at: Stay at this message until interrupted, once.
         deaf: How many interrupts to ignore; -1: all.
+        out_of_memory: How many runs fail for lack of memory, until POST /free has been seen that often.
         forgets: Whether a run leaves neither history nor queue entry.
+        mute_from: From this message on send nothing, though the run goes on.
         seen: Method and path of every request, in order.
         bodies: Bodies of POST /prompt.
     """
@@ -86,8 +88,8 @@ class ReplayEngine(ThreadingHTTPServer):
     def __init__(self, recording: Recording | None = None, *, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.recording = recording or Recording.of_run("simple_fresh")
-        self.cut_at = self.hold_at = -1
-        self.deaf = 0
+        self.cut_at = self.hold_at = self.mute_from = -1
+        self.deaf = self.out_of_memory = 0
         self.forgets = False
         self.seen: list[str] = []
         self.bodies: list[dict[str, Any]] = []
@@ -115,14 +117,17 @@ class ReplayEngine(ThreadingHTTPServer):
         for index, message in enumerate(recording.messages):
             if index == self.cut_at and client_id in self.sockets:
                 self.sockets.pop(client_id).shutdown(socket.SHUT_RDWR)
+            if index == self.mute_from:
+                self.sockets.pop(client_id, None)
             if index == self.hold_at:
+                self.hold_at = -1
                 self.holding.set()
                 self.running[prompt_id].wait()
                 self._end(prompt_id, _interrupted(prompt_id))
                 self.send(client_id, {"type": "executing", "data": {"node": None, "prompt_id": prompt_id}})
                 return
             if message["type"] == "executing" and message["data"]["node"] is None:
-                self._end(prompt_id, recording.history)
+                self._end(prompt_id, _out_of_memory() if self.out_of_memory else recording.history)
             self.send(client_id, message)
 
     def _end(self, prompt_id: str, entry: dict[str, Any]) -> None:
@@ -157,6 +162,11 @@ class ReplayEngine(ThreadingHTTPServer):
 def _interrupted(prompt_id: str) -> dict[str, Any]:
     message = ["execution_interrupted", {"prompt_id": prompt_id, "node_id": "4", "node_type": "KSampler"}]
     return {"outputs": {}, "status": {"status_str": "error", "completed": False, "messages": [message]}}
+
+
+def _out_of_memory() -> dict[str, Any]:
+    data = {"node_id": "1", "node_type": "KSampler", "exception_type": "torch.OutOfMemoryError"}
+    return {"outputs": {}, "status": {"status_str": "error", "messages": [["execution_error", data]]}}
 
 
 def _frame(opcode: int, payload: bytes) -> bytes:
@@ -196,6 +206,8 @@ class _Handler(BaseHTTPRequestHandler):
             if recording.status == 200:
                 engine.play(body, recording)
             return
+        if self.path == "/free":
+            engine.out_of_memory -= engine.out_of_memory > 0
         if self.path == "/interrupt":
             engine.interrupt(body["prompt_id"])
         self._answer(200, "")
@@ -219,7 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
         engine.sockets[client_id] = self.connection
         engine.send(client_id, {"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 0}}}})
         with suppress(OSError):
-            while self.connection.recv(1024):  # a client sends its close frame, then ends the connection
+            if self.connection.recv(1024):  # all that a client ever sends is its close frame
                 self.connection.sendall(_frame(_CLOSE, b""))
         self.close_connection = True
 
@@ -244,8 +256,9 @@ def main() -> None:
     """Be an engine process."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--recording", default="simple_fresh")
     parser.add_argument("--hold-once", type=Path, help="the first process that finds this file missing holds its run")
+    parser.add_argument("--deaf", action="store_true")
+    parser.add_argument("--out-of-memory", type=int, default=0)
     parser.add_argument("--ignore-sigterm", action="store_true")
     parser.add_argument("--with-child", action="store_true", help="as a wrapper does: the engine is a child")
     options = parser.parse_args()
@@ -254,10 +267,11 @@ def main() -> None:
     if options.with_child:
         argv = [part for part in sys.argv if part != "--with-child"]
         sys.exit(subprocess.call([sys.executable, *argv]))
-    engine = ReplayEngine(Recording.of_run(options.recording), port=options.port)
+    engine = ReplayEngine(port=options.port)
+    engine.deaf, engine.out_of_memory = -options.deaf, options.out_of_memory
     if options.hold_once and not options.hold_once.exists():
         options.hold_once.write_text(str(os.getpid()))
-        engine.hold_at = 3
+        engine.hold_at = 6
     sys.stderr.write(f"listening on {engine.port}\n")
     engine.serve_forever(poll_interval=0.05)
 

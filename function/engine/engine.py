@@ -1,0 +1,116 @@
+"""The engine as the pipeline sees it: a process that is kept running, and one workflow at a time in it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from function.engine.client import EngineClient, EngineRun, RunLimits, new_prompt_id
+from function.errors import EngineUnavailableError, OutOfMemoryError
+from function.telemetry import ignore_progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from function.engine.supervisor import EngineState, Supervisor
+    from function.telemetry import Metrics, OnProgress
+    from function.workflow import Workflow
+
+_log = logging.getLogger("comfyfn.engine")
+
+
+class Engine:
+    """Runs workflows in the supervised process, one at a time.
+
+    Args:
+        supervisor: Keeps the process; may have been started already.
+        metrics: Counts starts and runs, and shows whether the engine is ready.
+        connect: Makes the client of an engine at a host and port.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        *,
+        metrics: Metrics,
+        connect: Callable[[str, int], EngineClient] = EngineClient,
+    ) -> None:
+        self._supervisor = supervisor
+        self._metrics = metrics
+        self._connect = connect
+        self._cancelled = threading.Event()
+        self._counted_starts = 0
+        supervisor.subscribe(self._count)
+
+    def start(self) -> None:
+        """Start the process unless it runs; returns at once."""
+        self._supervisor.start()
+
+    def stop(self) -> None:
+        """End the process and everything it started; returns when it is gone."""
+        self._supervisor.stop()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs, also while it boots."""
+        return self._supervisor.alive
+
+    @property
+    def ready(self) -> bool:
+        """Whether the process runs and has answered."""
+        return self._supervisor.ready
+
+    @property
+    def last_error(self) -> str:
+        """Why there is no engine, in one line; "" while all is well."""
+        return self._supervisor.last_error
+
+    def run(self, workflow: Workflow, *, deadline: float, on_progress: OnProgress = ignore_progress) -> EngineRun:
+        """Wait for the engine and run a workflow; one that runs out of memory once gets a second try in a freed engine.
+
+        Args:
+            workflow: The graph in API format.
+            deadline: Monotonic seconds.
+            on_progress: Told of each change, in this thread.
+
+        Raises:
+            EngineUnavailableError: The engine wasn't ready in time, keeps failing, or died; all else as in
+                `EngineClient.run`. A run that can't be interrupted costs the engine its process.
+        """
+        self._cancelled.clear()
+        try:
+            return self._attempt(workflow, deadline, on_progress)
+        except OutOfMemoryError as error:
+            _log.warning("%s; trying once more with freed memory", error.message)
+            self._free()
+            return self._attempt(workflow, deadline, on_progress)
+
+    def interrupt(self) -> None:
+        """End the current run, from another thread; does nothing when there is none."""
+        self._cancelled.set()
+
+    def _attempt(self, workflow: Workflow, deadline: float, on_progress: OnProgress) -> EngineRun:
+        state = self._supervisor.wait_ready(deadline)
+        limits = RunLimits(
+            deadline=deadline,
+            is_alive=lambda: self._supervisor.ready and self._supervisor.generation == state.generation,
+            is_cancelled=self._cancelled.is_set,
+            on_stuck=lambda: self._supervisor.restart("a run could not be interrupted"),
+        )
+        client = self._client(state)
+        with self._metrics.engine_run_seconds.time():
+            return client.run(workflow, prompt_id=new_prompt_id(), limits=limits, on_progress=on_progress)
+
+    def _free(self) -> None:
+        with suppress(EngineUnavailableError):  # then the second try says so
+            self._client(self._supervisor.state).free()
+
+    def _client(self, state: EngineState) -> EngineClient:
+        return self._connect(self._supervisor.address[0], state.port)
+
+    def _count(self, state: EngineState) -> None:
+        self._metrics.engine_ready.set(state.ready)
+        self._metrics.engine_starts.inc(state.generation - self._counted_starts)
+        self._counted_starts = state.generation

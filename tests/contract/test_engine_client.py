@@ -1,0 +1,254 @@
+"""The client against recorded traffic of a real ComfyUI, played by a real server."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from function.engine.client import EngineClient, EngineFile, RunLimits, new_prompt_id
+from function.errors import (
+    DeadlineExceededError,
+    EngineUnavailableError,
+    InterruptedJobError,
+    InvalidWorkflowError,
+    JobFailedError,
+    ModelMissingError,
+    NodeFailedError,
+)
+from tests.support.replay import RECORDED, Recording, ReplayEngine, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from function.engine.client import EngineRun
+    from function.telemetry import Progress
+
+WORKFLOW = {"1": {"class_type": "SaveImage", "inputs": {}}}
+VALIDATION: dict[str, Any] = {
+    name: exchange
+    for name, exchange in json.loads((RECORDED / "validation.json").read_text()).items()
+    if exchange.get("status") in (400, 500)
+} | {path.stem: json.loads(path.read_text()) for path in sorted(RECORDED.glob("validation_missing_*.json"))}
+
+
+@pytest.fixture
+def engine() -> Iterator[ReplayEngine]:
+    """A server that plays one recording."""
+    with serving(ReplayEngine()) as server:
+        yield server
+
+
+def run(engine: ReplayEngine, *, progress: list[Progress] | None = None, **limits: Any) -> EngineRun:
+    """Run the recording's own workflow."""
+    limits = {"deadline": time.monotonic() + 20} | limits
+    client = EngineClient("127.0.0.1", engine.port, interrupt_seconds=0.3, quiet_seconds=0.2)
+    return client.run(
+        engine.recording.workflow or WORKFLOW,
+        prompt_id=new_prompt_id(),
+        limits=RunLimits(**limits),
+        on_progress=[].append if progress is None else progress.append,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("simple_fresh", [("2", "images", "output")]),
+        ("simple_cached", [("2", "images", "output")]),
+        ("upscale_fresh", [("4", "images", "output")]),
+        ("upscale_partly_cached", [("4", "images", "output")]),
+        ("ksampler", [("7", "images", "output")]),
+        ("preview_and_save", [("2", "images", "temp"), ("4", "images", "output")]),
+        ("preview_plain", [("7", "images", "output")]),
+        ("preview_meta", [("7", "images", "output")]),
+    ],
+)
+def test_recorded_success(engine: ReplayEngine, name: str, files: list[tuple[str, str, str]]) -> None:
+    """A recorded run that succeeded gives its files, and a progress that rises to 1 and names nodes."""
+    engine.recording = Recording.of_run(name)
+    progress: list[Progress] = []
+    result = run(engine, progress=progress)
+    assert sorted((file.node_id, file.kind, file.folder_type) for file in result.files) == files
+    fractions = [step.fraction for step in progress]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+    classes = {node["class_type"] for node in engine.recording.workflow.values()}
+    assert {step.detail for step in progress} <= classes | {""}
+    assert result.node_seconds.keys() <= engine.recording.workflow.keys()
+
+
+def test_file_is_reported_whole(engine: ReplayEngine) -> None:
+    """A file comes with its node, kind, name, subfolder and folder type."""
+    engine.recording = Recording.of_run("upscale_fresh")
+    assert run(engine).files == (EngineFile("4", "images", "u957691_00001_.png", "", "output"),)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "node", "message"),
+    [
+        ("after_partial_output", NodeFailedError, "3", "node 3 (UpscaleModelLoader) failed: RuntimeError: Error(s) in"),
+        ("broken_model", NodeFailedError, "2", "node 2 (UpscaleModelLoader) failed: RuntimeError: Error(s) in loading"),
+        ("corrupt_image", NodeFailedError, "1", "node 1 (LoadImage) failed: PIL.UnidentifiedImageError: cannot ident"),
+        ("garbage_safetensors", NodeFailedError, "2", "node 2 (VAELoader) failed: safetensors._safetensors_rust.Safet"),
+        (
+            "v3_missing_model_at_runtime",
+            ModelMissingError,
+            "2",
+            "node 2 (UpscaleModelLoader): model upscale_models/nope.safetensors was not found",
+        ),
+    ],
+)
+def test_recorded_failure(
+    engine: ReplayEngine, name: str, error: type[JobFailedError], node: str, message: str
+) -> None:
+    """A recorded run that failed names node, class and exception in one line without a stack trace."""
+    engine.recording = Recording.of_run(f"fail_{name}")
+    with pytest.raises(error) as raised:
+        run(engine)
+    assert raised.value.message.startswith(message)
+    assert "\n" not in raised.value.message
+    assert raised.value.details["node_id"] == node
+    assert raised.value.details.keys() == {"node_id", "class_type", "exception_type"}
+
+
+@pytest.mark.parametrize("name", VALIDATION)
+def test_recorded_refusal(engine: ReplayEngine, name: str) -> None:
+    """A recorded refusal is an invalid workflow, in one line, with the node errors but no stack trace."""
+    engine.recording = Recording.of_validation(VALIDATION[name])
+    with pytest.raises(InvalidWorkflowError) as raised:
+        run(engine)
+    assert "\n" not in raised.value.message
+    assert "Traceback" not in raised.value.message
+    assert '"traceback"' not in json.dumps(raised.value.details)
+    for node_id, node in VALIDATION[name].get("json", {}).get("node_errors", {}).items():
+        assert f"node {node_id} ({node['class_type']})" in raised.value.message
+        assert raised.value.details["node_errors"][node_id]["class_type"] == node["class_type"]
+
+
+def test_missing_model_is_named_in_the_refusal(engine: ReplayEngine) -> None:
+    """A refused value names node, class, input and value."""
+    engine.recording = Recording.of_validation(VALIDATION["validation_missing_VAELoader"])
+    with pytest.raises(InvalidWorkflowError, match=r"\(VAELoader\), input vae_name: value_not_in_list: .*nope"):
+        run(engine)
+
+
+def test_dropped_branch_is_no_success(engine: ReplayEngine) -> None:
+    """A workflow that the engine takes only in part is refused, and its run is cancelled."""
+    exchange = json.loads((RECORDED / "validation.json").read_text())["one_good_one_bad_output"]
+    engine.recording = Recording(200, exchange["json"], messages=engine.recording.messages)
+    engine.hold_at = 3
+    with pytest.raises(InvalidWorkflowError, match=r"node 4 \(LoadImage\)"):
+        run(engine, on_stuck=_unexpected)
+    assert {"POST /interrupt", "POST /queue"} <= set(engine.seen)
+    assert not engine.running
+
+
+@pytest.mark.parametrize(("status", "error"), [(413, InvalidWorkflowError), (502, EngineUnavailableError)])
+def test_other_statuses(engine: ReplayEngine, status: int, error: type[Exception]) -> None:
+    """A workflow too large for the engine is the caller's fault, a strange status is the engine's."""
+    engine.recording = Recording(status, "")
+    with pytest.raises(error):
+        run(engine)
+
+
+def test_socket_is_open_before_the_run_exists(engine: ReplayEngine) -> None:
+    """The socket is connected before the POST, under the POST's client id, and the prompt id is a canonical UUID."""
+    run(engine)
+    assert engine.seen.index("GET /ws") < engine.seen.index("POST /prompt")
+    body = engine.bodies[0]
+    assert body["prompt_id"] == str(uuid.UUID(body["prompt_id"]))
+    assert len(body["client_id"]) == 32
+
+
+def test_two_runs_share_no_id(engine: ReplayEngine) -> None:
+    """Each run has its own prompt id and client id."""
+    run(engine)
+    run(engine)
+    first, second = engine.bodies
+    assert first["prompt_id"] != second["prompt_id"]
+    assert first["client_id"] != second["client_id"]
+
+
+@pytest.mark.parametrize("cut_at", [0, 4, -2])
+def test_lost_socket(engine: ReplayEngine, cut_at: int) -> None:
+    """A socket that is cut in mid-run doesn't matter: the run is found through the history."""
+    engine.cut_at = cut_at % len(engine.recording.messages)
+    assert len(run(engine).files) == 1
+
+
+def test_silent_socket(engine: ReplayEngine) -> None:
+    """A run whose last messages never arrive is found through the history."""
+    engine.mute_from = 3
+    assert len(run(engine).files) == 1
+
+
+def test_forgotten_run(engine: ReplayEngine) -> None:
+    """A run that is neither in queue nor history is reported as retryable."""
+    engine.cut_at, engine.forgets = 3, True
+    with pytest.raises(EngineUnavailableError, match="lost the run"):
+        run(engine)
+
+
+def test_deadline_interrupts(engine: ReplayEngine) -> None:
+    """When the deadline passes the run is interrupted, again if the first interrupt has no effect."""
+    engine.hold_at, engine.deaf = 3, 2
+    with pytest.raises(DeadlineExceededError):
+        run(engine, deadline=time.monotonic() + 0.3, on_stuck=_unexpected)
+    assert engine.seen.count("POST /interrupt") == 3
+
+
+def test_stuck_run_is_reported(engine: ReplayEngine) -> None:
+    """A run that can't be interrupted is reported, so that the engine can be replaced."""
+    engine.hold_at, engine.deaf = 3, -1
+    stuck = threading.Event()
+    with pytest.raises(DeadlineExceededError):
+        run(engine, deadline=time.monotonic() + 0.3, on_stuck=stuck.set)
+    assert stuck.is_set()
+    _release(engine)
+
+
+def test_cancelled_run(engine: ReplayEngine) -> None:
+    """A run that is no longer wanted is interrupted."""
+    engine.hold_at = 3
+    with pytest.raises(InterruptedJobError):
+        run(engine, is_cancelled=engine.holding.is_set)
+    assert "POST /interrupt" in engine.seen
+
+
+def test_foreign_interrupt(engine: ReplayEngine) -> None:
+    """A run that somebody else interrupts ends as interrupted, at the node that was running."""
+    engine.hold_at = 3
+    threading.Thread(target=_release, args=(engine,)).start()
+    with pytest.raises(InterruptedJobError, match=r"at node 4 \(KSampler\)"):
+        run(engine)
+
+
+def test_dead_engine(engine: ReplayEngine) -> None:
+    """When the engine's process is gone the run ends as retryable, whatever the socket says."""
+    engine.hold_at = 3
+    with pytest.raises(EngineUnavailableError, match="died"):
+        run(engine, is_alive=lambda: not engine.holding.is_set())
+    _release(engine)
+
+
+def test_no_engine() -> None:
+    """An engine that takes no connection is unavailable."""
+    with ReplayEngine() as closed:
+        pass
+    with pytest.raises(EngineUnavailableError, match="takes no connection"):
+        run(closed)
+
+
+def _unexpected() -> None:
+    raise AssertionError("the run counted as stuck")
+
+
+def _release(engine: ReplayEngine) -> None:
+    assert engine.holding.wait(10)
+    for event in list(engine.running.values()):
+        event.set()

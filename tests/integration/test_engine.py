@@ -1,0 +1,134 @@
+"""The engine as the pipeline uses it: real processes that play recorded runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from function.engine.client import EngineClient
+from function.engine.command import EngineCommand
+from function.engine.engine import Engine
+from function.engine.supervisor import Supervisor
+from function.errors import DeadlineExceededError, EngineUnavailableError, InterruptedJobError, OutOfMemoryError
+from function.telemetry import Metrics, Progress
+from tests.support import replay
+from tests.support.replay import Recording
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+WORKFLOW = Recording.of_run("simple_fresh").workflow
+
+
+def soon() -> float:
+    """A deadline that only a hanging test reaches."""
+    return time.monotonic() + 20
+
+
+def quick_client(host: str, port: int) -> EngineClient:
+    """A client that soon takes a run for stuck."""
+    return EngineClient(host, port, interrupt_seconds=0.2)
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    """Metrics of their own."""
+    return Metrics()
+
+
+@pytest.fixture
+def start(tmp_path: Path, metrics: Metrics) -> Iterator[Callable[..., Engine]]:
+    """Started engines, stopped afterwards."""
+    started: list[Engine] = []
+
+    def make(*flags: str) -> Engine:
+        command = EngineCommand(argv=(sys.executable, replay.__file__, *flags), cwd=tmp_path)
+        engine = Engine(Supervisor(command, backoff_seconds=(0.01, 0.1)), metrics=metrics, connect=quick_client)
+        engine.start()
+        started.append(engine)
+        return engine
+
+    yield make
+    for engine in started:
+        engine.stop()
+
+
+def test_run_waits_for_the_boot(start: Callable[..., Engine], metrics: Metrics) -> None:
+    """A run asked for while the engine boots waits and succeeds, and is counted."""
+    engine = start()
+    assert len(engine.run(WORKFLOW, deadline=soon()).files) == 1
+    assert metrics.registry.get_sample_value("comfyfn_engine_starts_total") == 1
+    assert metrics.registry.get_sample_value("comfyfn_engine_ready") == 1
+    assert metrics.registry.get_sample_value("comfyfn_engine_run_seconds_count") == 1
+
+
+def test_engine_killed_in_mid_run(start: Callable[..., Engine], tmp_path: Path) -> None:
+    """A run whose engine is killed ends as retryable, and the next run succeeds in a new process."""
+    pid_file = tmp_path / "held"
+    engine = start("--hold-once", str(pid_file))
+
+    def kill(progress: Progress) -> None:
+        if progress.detail:  # the run has begun and is held
+            os.kill(int(pid_file.read_text()), signal.SIGKILL)
+
+    with pytest.raises(EngineUnavailableError):
+        engine.run(WORKFLOW, deadline=soon(), on_progress=kill)
+    assert engine.run(WORKFLOW, deadline=soon()).files
+
+
+def test_stuck_engine_is_replaced(start: Callable[..., Engine], tmp_path: Path, metrics: Metrics) -> None:
+    """A node that can't be interrupted costs the engine its process at the deadline; the next run succeeds."""
+    engine = start("--deaf", "--hold-once", str(tmp_path / "held"))
+    engine._supervisor.wait_ready(soon())
+    with pytest.raises(DeadlineExceededError):
+        engine.run(WORKFLOW, deadline=time.monotonic() + 0.3)
+    assert engine.run(WORKFLOW, deadline=soon()).files
+    assert metrics.registry.get_sample_value("comfyfn_engine_starts_total") == 2
+
+
+def test_interrupt_from_another_thread(start: Callable[..., Engine], tmp_path: Path) -> None:
+    """An interrupt ends the current run only."""
+    engine = start("--hold-once", str(tmp_path / "held"))
+    began = threading.Event()
+
+    def interrupt() -> None:
+        assert began.wait(20)
+        engine.interrupt()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(InterruptedJobError):
+        engine.run(WORKFLOW, deadline=soon(), on_progress=lambda _: began.set())
+    thread.join()
+    assert engine.run(WORKFLOW, deadline=soon()).files
+
+
+def test_out_of_memory_is_tried_once_more(start: Callable[..., Engine], metrics: Metrics) -> None:
+    """A run out of memory is repeated once in a freed engine, then it is an error."""
+    engine = start("--out-of-memory", "2")
+    with pytest.raises(OutOfMemoryError):
+        engine.run(WORKFLOW, deadline=soon())
+    assert metrics.registry.get_sample_value("comfyfn_engine_run_seconds_count") == 2
+
+
+def test_second_try_after_out_of_memory_may_succeed(start: Callable[..., Engine]) -> None:
+    """A run that fits into freed memory succeeds."""
+    assert start("--out-of-memory", "1").run(WORKFLOW, deadline=soon()).files
+
+
+def test_no_engine_before_the_deadline(tmp_path: Path, metrics: Metrics) -> None:
+    """A run whose engine never answers ends at its deadline as retryable."""
+    command = EngineCommand(argv=(sys.executable, "-c", "import time; time.sleep(60)"), cwd=tmp_path)
+    engine = Engine(Supervisor(command), metrics=metrics)
+    engine.start()
+    with pytest.raises(EngineUnavailableError, match="not ready"):
+        engine.run(WORKFLOW, deadline=time.monotonic() + 0.05)
+    engine.stop()
+    assert not engine.alive

@@ -1,0 +1,113 @@
+"""The engine's command line."""
+
+from __future__ import annotations
+
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from function.config import read_settings
+from function.engine.command import EngineCommand, engine_command, to_model_paths
+from function.errors import SettingsError
+
+HOME = {"ENGINE": "comfyui", "COMFY_HOME": "/opt/ComfyUI", "DATA_DIR": "/data"}
+
+
+def command(**environ: str) -> EngineCommand:
+    """The command for ComfyUI in /opt/ComfyUI and some variables."""
+    return engine_command(read_settings(HOME | environ))
+
+
+def test_embedded_engine_takes_all_directories() -> None:
+    """The embedded engine is a module of ours, with every directory given and a port of its own for each start."""
+    settings = read_settings({"DATA_DIR": "/data", "MODEL_DIR": "/models"})
+    built = engine_command(settings)
+    argv = built.argv_for(1234)
+    assert argv[:3] == [sys.executable, "-m", "function.engine.embedded"]
+    pairs = dict(pairwise(argv))
+    assert pairs["--models-directory"] == "/models"
+    assert pairs["--input-directory"] == "/data/input"
+    assert pairs["--output-directory"] == "/data/output"
+    assert pairs["--listen"] == "127.0.0.1"
+    assert pairs["--port"] == "1234"
+    assert built.port == 0
+    assert (built.cwd / "function" / "engine").is_dir()
+
+
+def test_comfyui_with_its_own_directories_runs_as_it_is() -> None:
+    """Where all directories are COMFY_HOME's own, CMD is not changed."""
+    built = command(CMD="python main.py --listen")
+    assert built.argv_for(8188) == ["python", "main.py", "--listen"]
+    assert (built.cwd, built.port, built.files) == (Path("/opt/ComfyUI"), 8188, ())
+
+
+@pytest.mark.parametrize("flag", ["--port 9000", "--port=9000", "--port 1 --port=9000"])
+def test_port_of_comfyui(flag: str) -> None:
+    """The port is CMD's own."""
+    assert command(CMD=f"python main.py {flag}").port == 9000
+
+
+def test_port_that_is_none() -> None:
+    """A port that is no number stops the start."""
+    with pytest.raises(SettingsError, match="CMD: --port 'x'"):
+        command(CMD="python main.py --port x")
+
+
+def test_other_directories_are_appended() -> None:
+    """Directories elsewhere are appended as flags."""
+    built = command(CMD="python main.py", INPUT_DIR="/in", OUTPUT_DIR="/out")
+    assert built.argv == ("python", "main.py", "--input-directory", "/in", "--output-directory", "/out")
+
+
+def test_flags_in_cmd_count() -> None:
+    """A directory that CMD already gives is not given again; one that CMD sends elsewhere is set right."""
+    built = command(CMD="python main.py --output-directory=/out --input-directory /elsewhere", OUTPUT_DIR="/out")
+    assert built.argv[4:] == ("/elsewhere", "--input-directory", "/opt/ComfyUI/input")
+
+
+def test_base_directory_counts() -> None:
+    """With --base-directory in CMD ComfyUI's own directories lie there."""
+    own = {f"{name}_DIR": f"/base/{folder}" for name, folder in [("INPUT", "input"), ("OUTPUT", "output")]}
+    built = command(CMD="python main.py --base-directory /base", MODEL_DIR="/base/models", **own)
+    assert built.argv == ("python", "main.py", "--base-directory", "/base")
+
+
+def test_other_model_directory_gets_a_paths_file() -> None:
+    """Another MODEL_DIR is made known by a file that every ComfyUI reads."""
+    built = command(CMD="python main.py", MODEL_DIR="/models")
+    assert built.argv[2:] == ("--extra-model-paths-config", "/data/engine/extra_model_paths.yaml")
+    ((path, text),) = built.files
+    assert path == Path("/data/engine/extra_model_paths.yaml")
+    assert text == to_model_paths(Path("/models"))
+
+
+def test_flags_of_a_wrapper_go_to_comfyui() -> None:
+    """`comfy launch` gets flags after its `--`, which is added only if flags follow and it is missing."""
+    wrapped = "comfy --workspace /opt/ComfyUI launch"
+    assert command(CMD=f"{wrapped} -- --listen *", INPUT_DIR="/in").argv[4:] == (
+        *("--", "--listen", "*"),
+        *("--input-directory", "/in"),
+    )
+    assert command(CMD=wrapped, INPUT_DIR="/in").argv[4:] == ("--", "--input-directory", "/in")
+    assert command(CMD=wrapped).argv[-1] == "launch"
+
+
+def test_model_paths_are_yaml_that_survives_hostile_names() -> None:
+    """The path is quoted, the folder is the default, and folders that were renamed keep their old name too."""
+    lines = to_model_paths(Path('/m: "x" #é')).splitlines()
+    assert lines[:3] == ["comfyfn:", '  base_path: "/m: \\"x\\" #é"', "  is_default: true"]
+    assert '  checkpoints: "checkpoints"' in lines
+    assert '  diffusion_models: "unet\\ndiffusion_models"' in lines
+
+
+def test_prepare_makes_what_the_command_names(tmp_path: Path) -> None:
+    """Directories and files exist before the start, and a second time is no error."""
+    built = EngineCommand(
+        argv=("x",), cwd=tmp_path, directories=(tmp_path / "a" / "b",), files=((tmp_path / "a" / "f", "text"),)
+    )
+    built.prepare()
+    built.prepare()
+    assert (tmp_path / "a" / "b").is_dir()
+    assert (tmp_path / "a" / "f").read_text() == "text"

@@ -1,0 +1,90 @@
+"""The fraction of a run, from messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from function.engine.progress import RunProgress
+from function.telemetry import Progress
+
+WORKFLOW = {node_id: {"class_type": f"Class{node_id}", "inputs": {}} for node_id in ("1", "2", "3", "4")}
+
+
+class Watched:
+    """A run with a clock that only the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.seen: list[Progress] = []
+        self.run = RunProgress(WORKFLOW, prompt_id="p", on_progress=self.seen.append, clock=lambda: self.now)
+
+    def send(self, kind: str, prompt_id: str = "p", **data: Any) -> None:
+        """One message of the engine."""
+        self.run.see({"type": kind, "data": {"prompt_id": prompt_id, **data}})
+
+
+@pytest.fixture
+def watched() -> Watched:
+    """A run that has not begun."""
+    return Watched()
+
+
+def test_cached_nodes_are_done(watched: Watched) -> None:
+    """Nodes from the cache count as done, of all nodes of the workflow."""
+    watched.send("execution_cached", nodes=["1", "2"])
+    assert watched.seen == [Progress("executing", 0.5)]
+
+
+def test_steps_count_as_part_of_a_node(watched: Watched) -> None:
+    """A running node counts by its steps and is named by its class."""
+    watched.send("executing", node="3")
+    watched.send("progress", node="3", value=5, max=10)
+    assert watched.seen[-1] == Progress("executing", 0.125, "Class3")
+
+
+def test_fraction_is_of_the_whole_workflow(watched: Watched) -> None:
+    """One finished node of four is a quarter, though the engine lists only that and one that it added."""
+    finished = {"value": 1, "max": 1, "state": "finished"}
+    watched.send("progress_state", nodes={"1": finished, "1.0.7": finished})
+    assert watched.seen[-1].fraction == 0.25
+
+
+def test_fraction_never_goes_back(watched: Watched) -> None:
+    """A node that begins anew does not lower the fraction."""
+    watched.send("progress", node="1", value=8, max=10)
+    watched.send("progress", node="1", value=1, max=10)
+    assert [step.fraction for step in watched.seen] == [0.2]
+
+
+def test_finish_is_whole(watched: Watched) -> None:
+    """A run that succeeded is done, also with nodes that never ran."""
+    watched.run.finish()
+    assert watched.seen == [Progress("executing", 1.0)]
+
+
+def test_only_executing_without_node_ends(watched: Watched) -> None:
+    """Neither success nor error nor another run's end is the end of this run."""
+    watched.send("execution_success")
+    watched.send("execution_error", exception_type="ExecutionBlocked")
+    watched.send("executing", prompt_id="other", node=None)
+    watched.send("executing")
+    assert not watched.run.ended
+    watched.send("executing", node=None)
+    assert watched.run.ended
+
+
+def test_time_of_nodes(watched: Watched) -> None:
+    """A node's time runs from its own message to the next node's, and adds up when it is entered again."""
+    for now, node in [(0, "1"), (2, "2"), (3, "1"), (7, None)]:
+        watched.now = now
+        watched.send("executing", node=node)
+    assert watched.run.node_seconds == {"1": 6, "2": 1}
+
+
+@pytest.mark.parametrize("message", [{}, {"type": "status"}, {"type": "progress", "data": None}, {"data": []}])
+def test_foreign_messages_are_ignored(watched: Watched, message: dict[str, Any]) -> None:
+    """Messages of another shape change nothing."""
+    watched.run.see(message)
+    assert not watched.seen

@@ -92,8 +92,10 @@ def test_names_inside_their_folder_are_allowed(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "/a", "//a", "..", ".", "../a", "a/../b", "a/..", "a//b", "./a", "a\\b", "C:x", "a\x00b", "a\nb"]
-    + ["a.png [output]", "a.png [temp]", "a.png [input] "],
+    [
+        *("", "/a", "//a", "..", ".", "../a", "a/../b", "a/..", "a//b", "./a", "a\\b", "C:x", "a\x00b", "a\nb"),
+        *("a.png [output]", "a.png [temp]", "a.png [input] "),
+    ],
 )
 def test_names_that_could_leave_their_folder_are_refused(name: str) -> None:
     """The refusal names what was being named."""

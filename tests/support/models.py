@@ -33,10 +33,12 @@ class SteeredStore(LocalStore):
         downloads: Keys in the order in which their downloads began.
         cut: Keys whose download breaks half way.
         short: Keys whose download ends a byte early without an error.
+        endless: Keys whose download goes on until its job gives up.
         down: Whether the store answers nothing.
         gate: While clear, a download that has written everything waits before it returns.
         held: The downloads that wait at the gate.
         before_download: Called with the key before a download reads anything.
+        after_download: Called with the key when a download has written everything but has not returned.
     """
 
     def __init__(self, root: Path) -> None:
@@ -45,11 +47,13 @@ class SteeredStore(LocalStore):
         self.downloads: list[str] = []
         self.cut: set[str] = set()
         self.short: set[str] = set()
+        self.endless: set[str] = set()
         self.down = False
         self.gate = threading.Event()
         self.gate.set()
         self.held: queue.Queue[str] = queue.Queue()
         self.before_download: Callable[[str], None] = lambda _key: None
+        self.after_download: Callable[[str], None] = lambda _key: None
 
     def head(self, key: str) -> ObjectInfo:
         """As a directory does, unless down."""
@@ -68,11 +72,14 @@ class SteeredStore(LocalStore):
         super().download(key, path, etag=etag, on_bytes=on_bytes)
         if key in self.short:
             os.truncate(path, path.stat().st_size - 1)
+        self.after_download(key)
         if not self.gate.is_set():
             self.held.put(key)
             assert self.gate.wait(PATIENCE_SECONDS)
-            if on_bytes:
-                on_bytes(0)
+        while key in self.endless:
+            assert on_bytes
+            on_bytes(0)
+            time.sleep(0.001)
 
     def _answer(self) -> None:
         if self.down:
@@ -147,6 +154,17 @@ def use(cache: ModelCache, *models: ModelRef) -> dict[ModelRef, str]:
 def hold(stack: ExitStack, cache: ModelCache, *models: ModelRef) -> dict[ModelRef, str]:
     """A job that runs until the stack closes."""
     return stack.enter_context(cache.ensure(models, deadline=soon()))
+
+
+def waiting_jobs(cache: ModelCache) -> int:
+    """How many jobs are in the queue."""
+    return len(cache._queue)
+
+
+def pins(cache: ModelCache, model: ModelRef) -> int:
+    """How many jobs use a file or wait for it."""
+    entry = cache._ledger.find(model.key)
+    return entry.pins if entry else 0
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -1,0 +1,211 @@
+"""Several jobs at once, with real threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from function.errors import CacheBusyError, StorageUnavailableError
+from tests.support.models import PATIENCE_SECONDS, Bench, hold, pins, soon, use, wait_until, waiting_jobs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from function.models.cache import ModelCache
+    from function.models.references import ModelRef
+    from function.telemetry import Progress
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """An empty store and model directory."""
+    return Bench(tmp_path)
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    """Threads of jobs; every test ends with none left behind."""
+    before = threading.active_count()
+    with ThreadPoolExecutor(8) as executor:
+        yield executor
+    assert threading.active_count() == before
+
+
+def submit_waiting(pool: ThreadPoolExecutor, cache: ModelCache, *models: ModelRef) -> Future[dict[ModelRef, str]]:
+    """A job that has taken its place in the queue."""
+    place = waiting_jobs(cache) + 1
+    job = pool.submit(use, cache, *models)
+    wait_until(lambda: waiting_jobs(cache) == place)
+    return job
+
+
+def test_one_download_for_many_jobs(bench: Bench, pool: ThreadPoolExecutor) -> None:
+    """Jobs that need the same file at the same time share one download."""
+    model, cache = bench.put("one", b"x" * 10), bench.cache()
+    bench.store.gate.clear()
+    jobs = [pool.submit(use, cache, model) for _ in range(6)]
+    bench.store.held.get(timeout=PATIENCE_SECONDS)
+    wait_until(lambda: len(bench.store.heads) == 6)
+    assert bench.visible() == {}
+    bench.store.gate.set()
+    assert {job.result()[model] for job in jobs} == {bench.store.head(model.key).etag}
+    assert bench.store.downloads == [model.key]
+    assert bench.metric("cache_misses_total") == 1
+
+
+def test_failed_download_fails_its_waiters(bench: Bench, pool: ThreadPoolExecutor) -> None:
+    """When a shared download breaks, every job that waits for it gets the error, and the next job downloads again."""
+    model, cache = bench.put("one", b"x" * 10), bench.cache()
+    bench.store.gate.clear()
+    bench.store.short = {model.key}
+    jobs = [pool.submit(use, cache, model) for _ in range(3)]
+    bench.store.held.get(timeout=PATIENCE_SECONDS)
+    wait_until(lambda: pins(cache, model) == 3)
+    bench.store.gate.set()
+    assert {type(job.exception()) for job in jobs} == {StorageUnavailableError}
+    bench.store.short = set()
+    use(cache, model)
+    assert bench.visible() == {model.key: b"x" * 10}
+    assert len(bench.store.downloads) == 2
+
+
+def test_files_of_a_job_arrive_side_by_side(bench: Bench, pool: ThreadPoolExecutor) -> None:
+    """Downloads of one job run at the same time, as many as are allowed."""
+    models = [bench.put(name, b"x") for name in "abcd"]
+    cache = bench.cache(parallel_downloads=3)
+    bench.store.gate.clear()
+    job = pool.submit(use, cache, *models)
+    for _ in range(3):
+        bench.store.held.get(timeout=PATIENCE_SECONDS)
+    assert len(bench.store.downloads) == 3
+    bench.store.gate.set()
+    assert job.result().keys() == set(models)
+
+
+def test_two_sets_and_room_for_one(bench: Bench, pool: ThreadPoolExecutor) -> None:
+    """Jobs with different sets of which only one fits take turns; none waits while it holds something."""
+    bench.capacity_bytes = 20
+    sets = [[bench.put(f"{name}{i}", name.encode() * 10) for i in range(2)] for name in "ab"]
+    cache = bench.cache()
+
+    def work(models: list[ModelRef]) -> None:
+        for _ in range(5):
+            with cache.ensure(models, deadline=soon()):
+                assert all(bench.path(model).read_bytes() for model in models)
+
+    for job in [pool.submit(work, models) for models in sets]:
+        job.result(timeout=PATIENCE_SECONDS)
+    assert cache.size_bytes == 20
+
+
+def test_first_come_first_served(bench: Bench, pool: ThreadPoolExecutor) -> None:
+    """A small job that comes after a large one doesn't overtake it, so that the large one is not starved."""
+    bench.capacity_bytes = 20
+    running, large, small = (bench.put(name, b"x" * size) for name, size in (("a", 10), ("b", 20), ("c", 10)))
+    cache = bench.cache()
+    with ExitStack() as jobs:
+        hold(jobs, cache, running)
+        first = submit_waiting(pool, cache, large)
+        second = submit_waiting(pool, cache, small)
+        assert bench.store.downloads == [running.key]
+    first.result()
+    second.result()
+    assert bench.store.downloads == [running.key, large.key, small.key]
+
+
+def test_job_that_gives_up_leaves_the_queue(bench: Bench, pool: ThreadPoolExecutor) -> None:
+    """A job whose deadline passes in the queue does not block those behind it."""
+    bench.capacity_bytes = 20
+    running, large, small = (bench.put(name, b"x" * size) for name, size in (("a", 10), ("b", 20), ("c", 10)))
+    now = [0.0]
+    cache = bench.cache(clock=lambda: now[0])
+    with ExitStack() as jobs:
+        jobs.enter_context(cache.ensure([running], deadline=100.0))
+
+        def ask(model: ModelRef, deadline: float) -> None:
+            with cache.ensure([model], deadline=deadline):
+                pass
+
+        impatient = pool.submit(ask, large, 10.0)
+        wait_until(lambda: waiting_jobs(cache) == 1)
+        patient = pool.submit(ask, small, 100.0)
+        wait_until(lambda: waiting_jobs(cache) == 2)
+        now[0] = 11.0
+        assert isinstance(impatient.exception(), CacheBusyError)
+        patient.result()
+
+
+def test_replacement_waits_for_the_running_job(bench: Bench, pool: ThreadPoolExecutor) -> None:
+    """A file is not replaced under a job that uses it; the job that wants the new content waits."""
+    model, cache = bench.put("one", b"old"), bench.cache()
+    with ExitStack() as jobs:
+        old = hold(jobs, cache, model)
+        bench.put("one", b"new")
+        next_job = submit_waiting(pool, cache, model)
+        assert bench.visible() == {model.key: b"old"}
+    assert next_job.result() != old
+    assert bench.visible() == {model.key: b"new"}
+
+
+def test_failure_stops_the_other_downloads_of_the_job(bench: Bench, pool: ThreadPoolExecutor) -> None:
+    """When one file of a job fails, its others stop; one that another job waits for is brought nevertheless."""
+    broken, alone, shared = (bench.put(name, b"x") for name in ("broken", "alone", "shared"))
+    bench.store.gate.clear()
+    bench.store.short, bench.store.endless = {broken.key}, {alone.key}
+    cache = bench.cache()
+    failing = pool.submit(use, cache, alone, shared, broken)
+    for _ in range(3):
+        bench.store.held.get(timeout=PATIENCE_SECONDS)
+    other = pool.submit(use, cache, shared)
+    wait_until(lambda: pins(cache, shared) == 2)
+    bench.store.gate.set()
+    assert isinstance(failing.exception(), StorageUnavailableError)
+    assert other.result().keys() == {shared}
+    assert bench.visible().keys() == {shared.key}
+    assert bench.leftovers() == []
+
+
+def test_deadline_passes_while_files_arrive(bench: Bench) -> None:
+    """A job whose deadline passes during a download ends retryably; the download stops and leaves nothing."""
+    model = bench.put("one", b"x" * 10)
+    now = [0.0]
+    cache = bench.cache(clock=lambda: now[0])
+    bench.store.endless = {model.key}
+
+    def on_progress(_progress: Progress) -> None:
+        now[0] = 11.0
+
+    with (
+        pytest.raises(StorageUnavailableError, match="deadline"),
+        cache.ensure([model], deadline=10.0, on_progress=on_progress),
+    ):
+        pass
+    assert (bench.visible(), bench.leftovers(), cache.size_bytes) == ({}, [], 0)
+
+
+def test_many_jobs_over_a_small_cache(bench: Bench, pool: ThreadPoolExecutor) -> None:
+    """However jobs overlap, each sees its files whole, and the directory never holds more than the capacity."""
+    bench.capacity_bytes = 50
+    contents = {bench.put(f"m{i}", bytes([i]) * 10): bytes([i]) * 10 for i in range(8)}
+    models, cache = list(contents), bench.cache()
+    until = time.monotonic() + 1.0
+
+    def work(number: int) -> None:
+        for turn in range(25):
+            mine = [models[(number + turn * step) % 8] for step in range(1, 4)]
+            with cache.ensure(mine, deadline=soon()):
+                assert cache.size_bytes <= 50
+                assert all(bench.path(model).read_bytes() == contents[model] for model in mine)
+            if time.monotonic() > until:
+                return
+
+    for job in [pool.submit(work, number) for number in range(6)]:
+        job.result(timeout=PATIENCE_SECONDS)
+    assert sum(map(len, bench.visible().values())) == cache.size_bytes <= 50
+    assert all(not file.pinned for file in cache.files())

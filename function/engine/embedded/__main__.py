@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import shutil
 import socket
 import sys
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         for listener in listeners:
             listener.close()
         shutil.rmtree(folders.temp, ignore_errors=True)
+    gc.freeze()  # what is left goes with the process; collecting it at exit would take 60 ms
     return 0
 
 

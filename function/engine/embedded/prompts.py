@@ -60,7 +60,8 @@ class PromptQueue:
     """Prompts in order, the running one, and the finished ones; safe to use from several threads.
 
     Args:
-        on_change: Called after each change of the queue's length, outside the lock.
+        on_change: Called after each change of the queue's length, before anybody else sees the change: so messages
+            about the queue and about the run come in ComfyUI's order. It may read the queue.
     """
 
     def __init__(self, on_change: Callable[[], None]) -> None:
@@ -76,8 +77,8 @@ class PromptQueue:
         """Queue a prompt."""
         with self._changed:
             heapq.heappush(self._pending, (item.number, next(self._tickets), item))
+            self._on_change()
             self._changed.notify()
-        self._on_change()
 
     def take(self) -> QueuedPrompt | None:
         """Wait for the next prompt and mark it running; None when memory was asked to be freed instead."""
@@ -87,9 +88,8 @@ class PromptQueue:
                 self._free_memory = False
                 return None
             self._running = heapq.heappop(self._pending)[2]
-            item = self._running
-        self._on_change()
-        return item
+            self._on_change()
+            return self._running
 
     def finish(self, item: QueuedPrompt, outcome: Outcome) -> None:
         """Move the running prompt into the history."""
@@ -99,7 +99,7 @@ class PromptQueue:
             self._history[item.prompt_id] = outcome.as_json(item)
             if len(self._history) > HISTORY_SIZE:
                 del self._history[next(iter(self._history))]
-        self._on_change()
+            self._on_change()
 
     def free_memory(self) -> None:
         """Ask the worker to drop its cache before the next prompt."""
@@ -120,9 +120,8 @@ class PromptQueue:
             before = len(self._pending)
             self._pending = [entry for entry in self._pending if wanted(entry[2])]
             heapq.heapify(self._pending)
-            dropped = len(self._pending) != before
-        if dropped:
-            self._on_change()
+            if len(self._pending) != before:
+                self._on_change()
 
     def is_running(self, prompt_id: str) -> bool:
         """Whether this prompt is the running one."""

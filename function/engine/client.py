@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from function.telemetry import OnProgress
     from function.workflow import Workflow
 
-__all__ = ["EngineClient", "EngineFile", "EngineRun", "RunLimits", "new_prompt_id"]
+__all__ = ["EngineClient", "EngineFile", "EngineRun", "NotConnectedError", "RunLimits", "new_prompt_id"]
 
 _SUBMIT_SECONDS = 60.0  # ComfyUI validates before it answers, and lists model directories for that
 _CONNECT_SECONDS = 5.0
@@ -47,6 +47,10 @@ _OK = 200
 _BAD_REQUEST = 400
 _TOO_LARGE = 413
 _SERVER_ERROR = 500
+
+
+class NotConnectedError(EngineUnavailableError):
+    """The engine took no connection, so nothing was submitted: the run may be tried again at once."""
 
 
 def new_prompt_id() -> str:
@@ -118,7 +122,8 @@ class EngineClient:
             NodeFailedError: A node raised; ModelMissingError or OutOfMemoryError if that was the reason.
             InterruptedJobError: It was cancelled here or interrupted elsewhere.
             DeadlineExceededError: The deadline passed; the run was interrupted.
-            EngineUnavailableError: The engine died, doesn't answer, or lost the run.
+            EngineUnavailableError: The engine died, doesn't answer, or lost the run; NotConnectedError before there was
+                a run.
         """
         progress = RunProgress(workflow, prompt_id=prompt_id, on_progress=on_progress, clock=self._clock)
         socket = _Socket(self._address)
@@ -220,12 +225,12 @@ class _Socket:
         """Connect.
 
         Raises:
-            EngineUnavailableError: The engine takes no connection.
+            NotConnectedError: The engine takes no connection.
         """
         try:
             self._connection = self._connect()
         except (OSError, WebSocketException) as error:
-            raise EngineUnavailableError(f"the engine takes no connection: {error}") from error
+            raise NotConnectedError(f"the engine takes no connection: {error}") from error
 
     def receive(self, timeout_seconds: float) -> dict[str, Any] | None:
         """The next message, {} for a binary one; None when none came in time or the connection is lost."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from function.engine.client import EngineClient, EngineRun, RunLimits, new_prompt_id
+from function.engine.client import EngineClient, EngineRun, NotConnectedError, RunLimits, new_prompt_id
 from function.errors import EngineUnavailableError, OutOfMemoryError
 from function.telemetry import ignore_progress
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from function.workflow import Workflow
 
 _log = logging.getLogger("comfyfn.engine")
+
+_CONNECT_TRIES = 5
+_CONNECT_PAUSE_SECONDS = 0.1
 
 
 class Engine:
@@ -92,6 +96,14 @@ class Engine:
         self._cancelled.set()
 
     def _attempt(self, workflow: Workflow, deadline: float, on_progress: OnProgress) -> EngineRun:
+        for _ in range(_CONNECT_TRIES - 1):
+            try:
+                return self._run_when_ready(workflow, deadline, on_progress)
+            except NotConnectedError:  # it has just died, and the supervisor is about to notice
+                time.sleep(_CONNECT_PAUSE_SECONDS)
+        return self._run_when_ready(workflow, deadline, on_progress)
+
+    def _run_when_ready(self, workflow: Workflow, deadline: float, on_progress: OnProgress) -> EngineRun:
         state = self._supervisor.wait_ready(deadline)
         limits = RunLimits(
             deadline=deadline,

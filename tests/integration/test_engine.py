@@ -83,6 +83,13 @@ def test_engine_killed_in_mid_run(start: Callable[..., Engine], tmp_path: Path) 
     assert engine.run(WORKFLOW, deadline=soon()).files
 
 
+def test_engine_killed_between_runs(start: Callable[..., Engine]) -> None:
+    """A run that finds the engine just killed waits for its successor, because nothing was submitted yet."""
+    engine = start()
+    os.kill(engine._supervisor.wait_ready(soon()).pid, signal.SIGKILL)
+    assert engine.run(WORKFLOW, deadline=soon()).files
+
+
 def test_stuck_engine_is_replaced(start: Callable[..., Engine], tmp_path: Path, metrics: Metrics) -> None:
     """A node that can't be interrupted costs the engine its process at the deadline; the next run succeeds."""
     engine = start("--deaf", "--hold-once", str(tmp_path / "held"))

@@ -247,4 +247,5 @@ _MEDIA_TYPES = {
 
 def media_type_of(name: str) -> str:
     """Media type by the name's extension, the same on every machine (`mimetypes` reads the system's tables)."""
-    return _MEDIA_TYPES.get(name.rpartition(".")[2].lower(), "application/octet-stream")
+    _stem, dot, extension = name.rpartition(".")
+    return _MEDIA_TYPES.get(dot and extension.lower(), "application/octet-stream")

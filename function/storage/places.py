@@ -14,6 +14,7 @@ Symbolic links below the root are not followed: what is reached through one is n
 
 from __future__ import annotations
 
+import errno
 import heapq
 import os
 import stat
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _OWN = ".comfyfn"
+_MAX_NAME_BYTES = 255  # Linux's NAME_MAX: asked for before the disk is, which only notices where the folders exist
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class Places:
         Raises:
             OSError: The directory can't be read, or the name is too long for the file system.
         """
+        if any(len(segment.encode()) > _MAX_NAME_BYTES for segment in key.split("/")):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         return next((path for path in (self._plain(key), self._apart(key)) if path and _is_file(path)), None)
 
     def target(self, key: str) -> Path:
@@ -93,7 +97,7 @@ class Places:
                 found = [
                     (entry.name[marker:] + "/" * entry.is_dir(follow_symlinks=False), Path(entry.path))
                     for entry in entries
-                    if not entry.is_symlink()
+                    if entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
                 ]
         except (FileNotFoundError, NotADirectoryError):
             return []

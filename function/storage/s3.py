@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import uuid
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
@@ -231,7 +231,7 @@ class S3Store:
 
     def _get_once(self, key: str, max_bytes: int) -> bytes:
         answer = self._client().get_object(Bucket=self._bucket, Key=self._full(key))
-        with answer["Body"] as body:
+        with closing(answer["Body"]) as body:  # its own context manager gives the raw response, which checks no length
             return body.read() if answer["ContentLength"] <= max_bytes else body.read(max_bytes + 1)
 
     def _create_once(self, key: str, data: bytes, media_type: str) -> bool | None:
@@ -285,7 +285,7 @@ class S3Store:
             if _code_of(error) == "InvalidRange":  # it begins at or after the end
                 return
             raise
-        with answer["Body"] as body:
+        with closing(answer["Body"]) as body:
             yield from body.iter_chunks(_CHUNK_BYTES)
 
     def _retried(self, attempt: Callable[[], _T]) -> _T:

@@ -64,28 +64,30 @@ class Downloads:
             StorageUnavailableError: Storage or the disk failed, or the deadline passed.
             InputRefusedError: A name leads out of the model directory.
         """
+        arriving = [entry for entry in lease.entries if not entry.arrival.done()]
         workers = max(1, min(self._parallel, len(lease.own)))
         with ThreadPoolExecutor(workers, thread_name_prefix="model-download") as pool:
             try:
                 for entry in lease.own:
                     pool.submit(self._download, entry, lease)
-                self._watch(lease.entries, deadline, on_progress)
+                _raise_failures(lease.entries)
+                if arriving:
+                    self._watch(arriving, deadline, on_progress)
             except BaseException:
                 lease.abandoned = True
                 raise
 
-    def _watch(self, entries: list[Entry], deadline: float, on_progress: OnProgress) -> None:
-        arriving = [entry for entry in entries if not entry.arrival.done()]
+    def _watch(self, arriving: list[Entry], deadline: float, on_progress: OnProgress) -> None:
         total = sum(entry.record.size_bytes for entry in arriving) or 1
-        while waiting := [entry for entry in arriving if not entry.arrival.done()]:
+        waiting = arriving
+        while waiting:
             if self._clock() >= deadline:
                 raise StorageUnavailableError("the models did not arrive before the job's deadline")
             on_progress(Progress("models", _written(arriving) / total, waiting[0].record.filename))
             wait([entry.arrival for entry in waiting], _PROGRESS_SECONDS, FIRST_EXCEPTION)
-            _raise_failures(entries)
-        _raise_failures(entries)
-        if arriving:
-            on_progress(Progress("models", 1.0))
+            _raise_failures(arriving)
+            waiting = [entry for entry in arriving if not entry.arrival.done()]
+        on_progress(Progress("models", 1.0))
 
     def _download(self, entry: Entry, lease: Lease) -> None:
         try:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
 
+from function.errors import StorageUnavailableError
 from function.storage.objects import ObjectChangedError
 
 if TYPE_CHECKING:
@@ -161,10 +162,15 @@ class Ledger:
     def release(self, entry: Entry) -> None:
         """Undo one pin; a file without pins becomes evictable, as the most recently used."""
         entry.pins -= 1
-        if entry.pins == 0 and self._entries.get(entry.record.key) is entry:
-            self._pinned_bytes -= entry.record.size_bytes
-            self._evictable[entry.record.key] = entry
-            self._directory.touch(entry.record)
+        key = entry.record.key
+        if entry.pins or self._entries.get(key) is not entry:
+            return
+        if not entry.arrival.done():
+            self.fail(entry, StorageUnavailableError(f"model {key}: its download never began"))
+            return
+        self._pinned_bytes -= entry.record.size_bytes
+        self._evictable[key] = entry
+        self._directory.touch(entry.record)
 
     def arrive(self, entry: Entry, part: Path) -> None:
         """Put a finished download in place."""

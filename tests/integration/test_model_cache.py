@@ -93,6 +93,19 @@ def test_pinned_files_stay(bench: Bench) -> None:
     assert bench.visible().keys() == {large.key}
 
 
+def test_nothing_is_evicted_in_vain(bench: Bench) -> None:
+    """A set that does not fit beside the running jobs evicts nothing, also when part of it is present."""
+    bench.capacity_bytes = 30
+    running, idle, present, large = (bench.put(n, b"x" * size) for n, size in (("a", 9), ("b", 9), ("c", 9), ("d", 15)))
+    cache = bench.cache()
+    use(cache, idle, present)
+    with ExitStack() as jobs:
+        hold(jobs, cache, running)
+        with pytest.raises(CacheBusyError), cache.ensure([present, large], deadline=0.0):
+            pass
+        assert bench.visible().keys() == {running.key, idle.key, present.key}
+
+
 def test_a_file_pinned_twice(bench: Bench) -> None:
     """A file stays pinned until the last of its jobs ends."""
     model, cache = bench.put("one", b"1"), bench.cache()
@@ -171,6 +184,19 @@ def test_replaced_object(bench: Bench) -> None:
     assert use(cache, model) != old
     assert bench.visible() == {model.key: b"new"}
     assert cache.size_bytes == 3
+
+
+def test_replaced_file_is_forgotten(bench: Bench) -> None:
+    """Once a file is replaced, its old content takes no room any more and can't be evicted."""
+    bench.capacity_bytes = 20
+    model, other, cache = bench.put("one", b"old"), bench.put("other", b"x" * 15), bench.cache()
+    use(cache, model)
+    bench.put("one", b"newer")
+    with ExitStack() as jobs:
+        hold(jobs, cache, model)
+        assert cache.size_bytes == 5
+        hold(jobs, cache, other)
+        assert bench.visible().keys() == {model.key, other.key}
 
 
 def test_outdated_file_goes_first(bench: Bench) -> None:
@@ -316,29 +342,47 @@ def test_free_disk_is_honoured(bench: Bench) -> None:
         use(cache, one, two, three)
 
 
+def test_nothing_is_evicted_in_vain_for_the_disk(bench: Bench) -> None:
+    """A file that doesn't fit on the disk beside the running jobs' evicts nothing."""
+    running, idle, large = (bench.put(name, b"x" * size) for name, size in (("a", 10), ("b", 10), ("c", 16)))
+    cache = bench.cache(measure_free_disk=lambda _directory: 25 - sum(map(len, bench.visible().values())))
+    use(cache, idle)
+    with ExitStack() as jobs:
+        hold(jobs, cache, running)
+        with pytest.raises(CacheBusyError), cache.ensure([large], deadline=0.0):
+            pass
+        assert bench.visible().keys() == {running.key, idle.key}
+
+
 def test_disk_that_stays_full(bench: Bench) -> None:
-    """Where removing files frees no space, because a process still maps them, the job is told to come back."""
-    one, two = bench.put("one", b"x" * 10), bench.put("two", b"x" * 10)
-    free = [10]
+    """Where removing files frees no space, because a process still maps them, the job holds nothing and comes back."""
+    one, two, three = (bench.put(name, b"x" * 10) for name in ("one", "two", "three"))
+    free = [30]
     cache = bench.cache(measure_free_disk=lambda _directory: free[0])
-    use(cache, one)
+    use(cache, one, two)
     free[0] = 5
-    with pytest.raises(CacheBusyError), cache.ensure([two], deadline=0.0):
+    with pytest.raises(CacheBusyError), cache.ensure([one, three], deadline=0.0):
         pass
+    assert [(file.key, file.pinned) for file in cache.files()] == [(one.key, False)]
 
 
 def test_progress(bench: Bench) -> None:
-    """Progress rises to 1 in stage `models` and names files; a job whose files are present reports nothing."""
-    model, cache = bench.put("one", b"1"), bench.cache()
+    """Progress rises to 1 in stage `models` and names a file."""
     seen: list[Progress] = []
-    for _ in range(2):
-        with cache.ensure([model], deadline=soon(), on_progress=seen.append):
-            pass
-    assert {progress.stage for progress in seen} == {"models"}
-    fractions = [progress.fraction for progress in seen]
-    assert (fractions, fractions[-1]) == (sorted(fractions), 1.0)
-    assert seen[0].detail == model.filename
-    assert fractions.count(1.0) <= 2
+    with bench.cache().ensure([bench.put("one", b"1")], deadline=soon(), on_progress=seen.append):
+        fractions = [progress.fraction for progress in seen]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+    assert (seen[0].stage, seen[0].detail) == ("models", "one.safetensors")
+
+
+def test_no_progress_without_downloads(bench: Bench) -> None:
+    """A job whose files are present reports nothing."""
+    model, cache = bench.put("one", b"1"), bench.cache()
+    use(cache, model)
+    seen: list[Progress] = []
+    with cache.ensure([model], deadline=soon(), on_progress=seen.append):
+        assert seen == []
 
 
 def test_read_only_directory(bench: Bench) -> None:

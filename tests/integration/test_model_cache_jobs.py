@@ -119,26 +119,27 @@ def test_first_come_first_served(bench: Bench, pool: ThreadPoolExecutor) -> None
     assert bench.store.downloads == [running.key, large.key, small.key]
 
 
-def test_job_that_gives_up_leaves_the_queue(bench: Bench, pool: ThreadPoolExecutor) -> None:
-    """A job whose deadline passes in the queue does not block those behind it."""
-    bench.capacity_bytes = 20
-    running, large, small = (bench.put(name, b"x" * size) for name, size in (("a", 10), ("b", 20), ("c", 10)))
+@pytest.mark.parametrize("impatient", [0, 1])
+def test_job_that_gives_up_leaves_the_queue(bench: Bench, pool: ThreadPoolExecutor, impatient: int) -> None:
+    """A job whose deadline passes in the queue leaves its own place: the other one is served."""
+    bench.capacity_bytes = 10
+    running, *waiting = (bench.put(name, name.encode() * 10) for name in "abc")
     now = [0.0]
     cache = bench.cache(clock=lambda: now[0])
-    with ExitStack() as jobs:
-        jobs.enter_context(cache.ensure([running], deadline=100.0))
 
-        def ask(model: ModelRef, deadline: float) -> None:
-            with cache.ensure([model], deadline=deadline):
-                pass
+    def ask(model: ModelRef, deadline: float) -> None:
+        with cache.ensure([model], deadline=deadline):
+            pass
 
-        impatient = pool.submit(ask, large, 10.0)
-        wait_until(lambda: waiting_jobs(cache) == 1)
-        patient = pool.submit(ask, small, 100.0)
-        wait_until(lambda: waiting_jobs(cache) == 2)
+    with cache.ensure([running], deadline=100.0):
+        jobs = []
+        for number, model in enumerate(waiting):
+            jobs.append(pool.submit(ask, model, 10.0 if number == impatient else 100.0))
+            wait_until(lambda: waiting_jobs(cache) == len(jobs))
         now[0] = 11.0
-        assert isinstance(impatient.exception(), CacheBusyError)
-        patient.result()
+        assert isinstance(jobs.pop(impatient).exception(), CacheBusyError)
+        assert waiting_jobs(cache) == 1
+    jobs[0].result()
 
 
 def test_replacement_waits_for_the_running_job(bench: Bench, pool: ThreadPoolExecutor) -> None:

@@ -170,6 +170,15 @@ def test_file_that_cannot_be_put_in_place(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["one.safetensors"]
 
 
+def test_record_that_cannot_be_written(tmp_path: Path) -> None:
+    """A file whose record can't be written does not stay: without a record nothing would ever remove it."""
+    directory = ModelDirectory(tmp_path)
+    directory._record_path(ONE.key).mkdir()
+    with pytest.raises(OSError, match="directory"):
+        place(directory, ONE)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
 def test_records_removed_by_hand(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A use that can't be recorded is logged and harms nobody."""
     directory = ModelDirectory(tmp_path)

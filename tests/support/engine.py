@@ -49,7 +49,7 @@ def case(name: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a route answered."""
+    """What a route answered; the names of its headers in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -186,7 +186,8 @@ class EmbeddedEngine:
         try:
             connection.request(method, quote(path, safe="/?&=%"), body, dict(headers or {}))
             response = connection.getresponse()
-            return Answer(response.status, dict(response.headers), response.read())
+            headers_in_lower_case = {name.lower(): value for name, value in response.headers.items()}
+            return Answer(response.status, headers_in_lower_case, response.read())
         finally:
             connection.close()
 

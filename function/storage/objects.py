@@ -179,14 +179,21 @@ class SizedReader:
         self._size_bytes = self._left_bytes = size_bytes
 
     def read(self, size: int = -1) -> bytes:
-        """At most `size` bytes (negative: all that is left); empty at the end."""
+        """Exactly `size` bytes, fewer only at the end (negative: all that is left), however the source hands them out.
+
+        A part of a multipart upload is one read, and S3 refuses short parts.
+        """
         wanted = self._left_bytes if size < 0 else min(size, self._left_bytes)
-        data = self._source.read(wanted)
-        self._left_bytes -= len(data)
-        if wanted and not data:
-            missing = f"{self._left_bytes} of {self._size_bytes} bytes"
-            raise ValueError(f"the stream ended early: {missing} are missing")
-        return data
+        chunks: list[bytes] = []
+        while wanted > 0:
+            chunk = self._source.read(wanted)
+            if not chunk:
+                missing = f"{self._left_bytes} of {self._size_bytes} bytes"
+                raise ValueError(f"the stream ended early: {missing} are missing")
+            chunks.append(chunk)
+            wanted -= len(chunk)
+            self._left_bytes -= len(chunk)
+        return b"".join(chunks)
 
 
 def check_key(key: str) -> str:

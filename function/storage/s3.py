@@ -79,7 +79,7 @@ class S3Store:
     Args:
         url: `s3://bucket` or `s3://bucket/prefix`, taken literally.
         make_client: Called once in each process that uses the store: connections don't survive a fork.
-        part_bytes: Size of one range of a download and of one part of an upload; an upload holds four in memory.
+        part_bytes: Size of one range of a download and of one part of an upload, which takes the memory of seven parts.
         sleep: Waits between attempts.
     """
 
@@ -162,10 +162,10 @@ class S3Store:
         raise StorageUnavailableError(f"{self.object_url(key)}: concurrent writes kept colliding: try later")
 
     def upload(self, key: str, source: BinaryIO, *, size_bytes: int, media_type: str) -> ObjectInfo:
-        """Write one object of any size; from 16 MiB on in parts, of which four are in memory at a time."""
+        """Write one object of any size; from 16 MiB on in parts, four at a time."""
         reader = SizedReader(source, size_bytes=size_bytes)
         if size_bytes < _WHOLE_BYTES:
-            return self.put(key, b"".join(iter(lambda: reader.read(_CHUNK_BYTES), b"")), media_type=media_type)
+            return self.put(key, reader.read(), media_type=media_type)
         with self._translated(key):
             self._client().upload_fileobj(
                 reader,  # type: ignore[arg-type]  # only read is asked of it
@@ -318,7 +318,7 @@ def _was_resent(error: ClientError) -> bool:
 
 def _transfer_config(part_bytes: int) -> TransferConfig:
     config = TransferConfig(
-        multipart_threshold=_WHOLE_BYTES,
+        multipart_threshold=1,  # the choice is made; it would read this much ahead to make it again
         multipart_chunksize=part_bytes,
         max_concurrency=_PARTS_AT_ONCE,
         preferred_transfer_client="classic",  # the other one ignores AWS_ENDPOINT_URL

@@ -62,10 +62,12 @@ class PromptQueue:
     Args:
         on_change: Called after each change of the queue's length, before anybody else sees the change: so messages
             about the queue and about the run come in ComfyUI's order. It may read the queue.
+        history_size: How many finished prompts are kept.
     """
 
-    def __init__(self, on_change: Callable[[], None]) -> None:
+    def __init__(self, on_change: Callable[[], None], *, history_size: int = HISTORY_SIZE) -> None:
         self._on_change = on_change
+        self._history_size = history_size
         self._changed = threading.Condition()
         self._tickets = itertools.count()
         self._pending: list[tuple[float, int, QueuedPrompt]] = []
@@ -97,7 +99,7 @@ class PromptQueue:
             self._running = None
             self._history.pop(item.prompt_id, None)
             self._history[item.prompt_id] = outcome.as_json(item)
-            if len(self._history) > HISTORY_SIZE:
+            if len(self._history) > self._history_size:
                 del self._history[next(iter(self._history))]
             self._on_change()
 

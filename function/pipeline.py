@@ -6,22 +6,26 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from function.engine.engine import Engine
 from function.errors import JobFailedError
+from function.gpu import NvmlReader
 from function.inputs import staged_inputs
 from function.job import Job, JobResult
 from function.jobs import MAX_ATTEMPTS, JobRecords, to_timestamp, utc_now
+from function.models.cache import ModelCache
 from function.models.references import model_references, stamp_loaders
 from function.outputs import OutputFiles, output_directory
+from function.storage import open_store
 from function.workflow import confine_outputs, parse_workflow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from function.engine.engine import Engine
-    from function.models.cache import ModelCache
+    from function.config import Settings
+    from function.engine.supervisor import Supervisor
     from function.storage.objects import ObjectStore
-    from function.telemetry import OnProgress
+    from function.telemetry import Metrics, OnProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +37,37 @@ class Line:
     uploads: ObjectStore
     results: ObjectStore
     engine: Engine
+    gpus: NvmlReader
     input_dir: Path
     output_dir: Path
+
+    def run_job(self, job: Job, *, deadline: float, on_progress: OnProgress) -> JobResult:
+        """Run one job that has the GPU; see the function of this name."""
+        return run_job(job, self, deadline=deadline, on_progress=on_progress)
+
+
+def build_line(settings: Settings, supervisor: Supervisor, *, metrics: Metrics) -> Line:
+    """Build what jobs run on; nothing outside the process is touched but the model directory.
+
+    Raises:
+        OSError: The model directory can't be used.
+    """
+    results = open_store(settings.results_url)
+    return Line(
+        records=JobRecords(results),
+        models=ModelCache(
+            settings.model_dir,
+            open_store(settings.models_url),
+            capacity_bytes=settings.cache_capacity_bytes,
+            metrics=metrics,
+        ),
+        uploads=open_store(settings.uploads_url),
+        results=results,
+        engine=Engine(supervisor, metrics=metrics),
+        gpus=NvmlReader(visible=settings.visible_gpus),
+        input_dir=settings.input_dir,
+        output_dir=settings.output_dir,
+    )
 
 
 class Stopwatch:

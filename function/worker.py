@@ -38,9 +38,8 @@ def engine_supervisor() -> Supervisor:
 def function() -> Function:
     """The function, started."""
     supervisor = engine_supervisor()
-    from function.lifecycle import Function  # noqa: PLC0415  (imports everything; the engine boots meanwhile)
-    from function.telemetry import Metrics  # noqa: PLC0415  (see above)
+    from function.lifecycle import Function  # noqa: PLC0415  (the engine boots while more is imported)
 
-    built = Function(settings(), supervisor, metrics=Metrics())
-    built.start()
-    return built
+    started = Function(settings(), supervisor)
+    started.start()
+    return started

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from function.engine.client import EngineClient, EngineRun, NotConnectedError, RunLimits, new_prompt_id
-from function.errors import EngineUnavailableError, OutOfMemoryError
+from function.errors import EngineUnavailableError, InterruptedJobError, OutOfMemoryError
 from function.telemetry import ignore_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from function.engine.supervisor import EngineState, Supervisor
+    from function.errors import ComfyfnError
     from function.telemetry import Metrics, OnProgress
     from function.workflow import Workflow
 
@@ -44,32 +44,9 @@ class Engine:
         self._supervisor = supervisor
         self._metrics = metrics
         self._connect = connect
-        self._cancelled = threading.Event()
+        self._interruption: ComfyfnError | None = None
         self._counted_starts = 0
         supervisor.subscribe(self._count)
-
-    def start(self) -> None:
-        """Start the process unless it runs; returns at once."""
-        self._supervisor.start()
-
-    def stop(self) -> None:
-        """End the process and everything it started; returns when it is gone."""
-        self._supervisor.stop()
-
-    @property
-    def alive(self) -> bool:
-        """Whether the process runs, also while it boots."""
-        return self._supervisor.alive
-
-    @property
-    def ready(self) -> bool:
-        """Whether the process runs and has answered."""
-        return self._supervisor.ready
-
-    @property
-    def last_error(self) -> str:
-        """Why there is no engine, in one line; "" while all is well."""
-        return self._supervisor.last_error
 
     def run(self, workflow: Workflow, *, deadline: float, on_progress: OnProgress = ignore_progress) -> EngineRun:
         """Wait for the engine and run a workflow; one that runs out of memory once gets a second try in a freed engine.
@@ -83,17 +60,23 @@ class Engine:
             EngineUnavailableError: The engine wasn't ready in time, keeps failing, or died; all else as in
                 `EngineClient.run`. A run that can't be interrupted costs the engine its process.
         """
-        self._cancelled.clear()
+        try:
+            return self._run_twice_at_most(workflow, deadline, on_progress)
+        except InterruptedJobError as error:
+            raise self._interruption or error from error
+
+    def interrupt(self, reason: ComfyfnError) -> None:
+        """End the current run from another thread, with this error; does nothing when there is none."""
+        self._interruption = reason
+
+    def _run_twice_at_most(self, workflow: Workflow, deadline: float, on_progress: OnProgress) -> EngineRun:
+        self._interruption = None
         try:
             return self._attempt(workflow, deadline, on_progress)
         except OutOfMemoryError as error:
             _log.warning("%s; trying once more with freed memory", error.message)
             self._free()
             return self._attempt(workflow, deadline, on_progress)
-
-    def interrupt(self) -> None:
-        """End the current run, from another thread; does nothing when there is none."""
-        self._cancelled.set()
 
     def _attempt(self, workflow: Workflow, deadline: float, on_progress: OnProgress) -> EngineRun:
         for _ in range(_CONNECT_TRIES - 1):
@@ -108,7 +91,7 @@ class Engine:
         limits = RunLimits(
             deadline=deadline,
             is_alive=lambda: self._supervisor.ready and self._supervisor.generation == state.generation,
-            is_cancelled=self._cancelled.is_set,
+            is_cancelled=lambda: self._interruption is not None,
             on_stuck=lambda: self._supervisor.restart("a run could not be interrupted"),
         )
         client = self._client(state)

@@ -14,7 +14,6 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from function.engine.command import EngineCommand, engine_command
 from function.engine.process import (
     HOST,
     Output,
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
 
-__all__ = ["EngineState", "Supervisor", "engine_command"]  # all that starting an engine needs
+    from function.engine.command import EngineCommand
 
 _log = logging.getLogger("comfyfn.engine")
 

@@ -42,7 +42,7 @@ def receive(function: Function, request: Request) -> Response:
         if event.type != JOB_REQUESTED:
             return to_response(b"", status=204)
         job_id = derived_job_id(event.source, event.id)
-        result = function.records.result(job_id)
+        result = function.line.records.result(job_id)
         if result is None:
             result = function.handle(parse_job_document(event.data, job_id=job_id))
     return _reply(result)

@@ -34,7 +34,7 @@ def show(function: Function, _request: Request, job_id: str) -> Response:
     if progress is not None:
         status = "queued" if progress.stage == "queued" else "running"
         return json_response({"job_id": job_id, "status": status, "progress": asdict(progress)})
-    result = function.records.result(job_id)
+    result = function.line.records.result(job_id)
     if result is None:
         raise NotFound
     return json_response(to_manifest(result))
@@ -42,7 +42,7 @@ def show(function: Function, _request: Request, job_id: str) -> Response:
 
 def fetch_output(function: Function, _request: Request, key: str) -> Response:
     """One stored output file: redirected to S3 with a link that expires, or streamed from a local directory."""
-    store, key = function.results, f"outputs/{key}"
+    store, key = function.line.results, f"outputs/{key}"
     try:
         info = store.head(key)
     except ObjectMissingError as error:

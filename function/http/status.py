@@ -1,13 +1,11 @@
-"""Probes and metrics: answered at once, whatever the GPU is doing."""
+"""`GET /health` and `GET /ready`: answered at once, whatever the GPU is doing."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prometheus_client import CONTENT_TYPE_LATEST
-
 from function import __version__
-from function.http.responses import json_response, to_response
+from function.http.responses import json_response
 
 if TYPE_CHECKING:
     from flask import Request, Response
@@ -34,8 +32,3 @@ def _state(function: Function, code: int, state: str) -> Response:
     if function.problem:
         document["detail"] = function.problem
     return json_response(document, status=code)
-
-
-def metrics(function: Function, _request: Request) -> Response:
-    """Every metric in Prometheus' text format."""
-    return to_response(function.metrics_text(), headers={"Content-Type": CONTENT_TYPE_LATEST})

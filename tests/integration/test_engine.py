@@ -15,7 +15,7 @@ from function.engine.client import EngineClient
 from function.engine.command import EngineCommand
 from function.engine.engine import Engine
 from function.engine.supervisor import Supervisor
-from function.errors import DeadlineExceededError, EngineUnavailableError, InterruptedJobError, OutOfMemoryError
+from function.errors import DeadlineExceededError, DrainingError, EngineUnavailableError, OutOfMemoryError
 from function.telemetry import Metrics, Progress
 from tests.support import replay
 from tests.support.replay import Recording
@@ -46,18 +46,18 @@ def metrics() -> Metrics:
 @pytest.fixture
 def start(tmp_path: Path, metrics: Metrics) -> Iterator[Callable[..., Engine]]:
     """Started engines, stopped afterwards."""
-    started: list[Engine] = []
+    started: list[Supervisor] = []
 
     def make(*flags: str) -> Engine:
         command = EngineCommand(argv=(sys.executable, replay.__file__, *flags), cwd=tmp_path)
-        engine = Engine(Supervisor(command, backoff_seconds=(0.01, 0.1)), metrics=metrics, connect=quick_client)
-        engine.start()
-        started.append(engine)
-        return engine
+        supervisor = Supervisor(command, backoff_seconds=(0.01, 0.1))
+        supervisor.start()
+        started.append(supervisor)
+        return Engine(supervisor, metrics=metrics, connect=quick_client)
 
     yield make
-    for engine in started:
-        engine.stop()
+    for supervisor in started:
+        supervisor.stop()
 
 
 def test_run_waits_for_the_boot(start: Callable[..., Engine], metrics: Metrics) -> None:
@@ -101,17 +101,17 @@ def test_stuck_engine_is_replaced(start: Callable[..., Engine], tmp_path: Path, 
 
 
 def test_interrupt_from_another_thread(start: Callable[..., Engine], tmp_path: Path) -> None:
-    """An interrupt ends the current run only."""
+    """An interrupt ends the current run only, with the error of whoever interrupted it."""
     engine = start("--hold-once", str(tmp_path / "held"))
     began = threading.Event()
 
     def interrupt() -> None:
         assert began.wait(20)
-        engine.interrupt()
+        engine.interrupt(DrainingError("shutting down"))
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(InterruptedJobError):
+    with pytest.raises(DrainingError):
         engine.run(WORKFLOW, deadline=soon(), on_progress=lambda _: began.set())
     thread.join()
     assert engine.run(WORKFLOW, deadline=soon()).files
@@ -133,9 +133,9 @@ def test_second_try_after_out_of_memory_may_succeed(start: Callable[..., Engine]
 def test_no_engine_before_the_deadline(tmp_path: Path, metrics: Metrics) -> None:
     """A run whose engine never answers ends at its deadline as retryable."""
     command = EngineCommand(argv=(sys.executable, "-c", "import time; time.sleep(60)"), cwd=tmp_path)
-    engine = Engine(Supervisor(command), metrics=metrics)
-    engine.start()
+    supervisor = Supervisor(command)
+    supervisor.start()
     with pytest.raises(EngineUnavailableError, match="not ready"):
-        engine.run(WORKFLOW, deadline=time.monotonic() + 0.05)
-    engine.stop()
-    assert not engine.alive
+        Engine(supervisor, metrics=metrics).run(WORKFLOW, deadline=time.monotonic() + 0.05)
+    supervisor.stop()
+    assert not supervisor.alive

@@ -264,7 +264,7 @@ def _same_origin_only(app: ASGIApp) -> ASGIApp:
     """Refuse what a page of another site makes a browser send: ComfyUI's rule, 403 without a body."""
 
     async def checked(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and _is_foreign(dict(scope["headers"])):
+        if scope["type"] == "http" and is_foreign(dict(scope["headers"])):
             await Response(status_code=HTTPStatus.FORBIDDEN)(scope, receive, send)
         else:
             await app(scope, receive, send)
@@ -272,7 +272,8 @@ def _same_origin_only(app: ASGIApp) -> ASGIApp:
     return checked
 
 
-def _is_foreign(headers: dict[bytes, bytes]) -> bool:
+def is_foreign(headers: dict[bytes, bytes]) -> bool:
+    """Whether a browser says that another site's page sent this. Asked on loopback only, as ComfyUI does."""
     if headers.get(b"sec-fetch-site") == b"cross-site":
         return True
     if b"host" not in headers or b"origin" not in headers:

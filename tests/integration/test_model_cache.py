@@ -317,6 +317,25 @@ def test_disk_error(bench: Bench) -> None:
         use(cache, model)
 
 
+def test_file_that_cannot_be_evicted(bench: Bench) -> None:
+    """A file that can't be removed keeps its room in the books; once it can be, the cache goes on."""
+    bench.capacity_bytes = 10
+    model, cache = bench.put("one", b"1" * 10), bench.cache()
+    use(cache, model)
+    other = ref("other", "loras")
+    bench.store.put(other.key, b"2" * 10)
+    folder, aside = bench.path(model).parent, bench.model_dir / "aside"
+    folder.rename(aside)
+    folder.touch()
+    with pytest.raises(StorageUnavailableError):
+        use(cache, other)
+    assert cache.size_bytes == 10
+    folder.unlink()
+    aside.rename(folder)
+    use(cache, other)
+    assert bench.visible() == {other.key: b"2" * 10}
+
+
 def test_link_out_of_the_model_directory(bench: Bench, tmp_path: Path) -> None:
     """Nothing is written through a link that leads out of the model directory."""
     model, cache = bench.put("one", b"1"), bench.cache()

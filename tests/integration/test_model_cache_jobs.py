@@ -158,7 +158,7 @@ def test_failure_stops_the_other_downloads_of_the_job(bench: Bench, pool: Thread
     """When one file of a job fails, its others stop; one that another job waits for is brought nevertheless."""
     broken, alone, shared = (bench.put(name, b"x") for name in ("broken", "alone", "shared"))
     bench.store.gate.clear()
-    bench.store.short, bench.store.endless = {broken.key}, {alone.key}
+    bench.store.short, bench.store.endless = {broken.key}, {alone.key, shared.key}
     cache = bench.cache()
     failing = pool.submit(use, cache, alone, shared, broken)
     for _ in range(3):
@@ -166,6 +166,8 @@ def test_failure_stops_the_other_downloads_of_the_job(bench: Bench, pool: Thread
     other = pool.submit(use, cache, shared)
     wait_until(lambda: pins(cache, shared) == 2)
     bench.store.gate.set()
+    wait_until(lambda: pins(cache, alone) == 0)
+    bench.store.endless = set()
     assert isinstance(failing.exception(), StorageUnavailableError)
     assert other.result().keys() == {shared}
     assert bench.visible().keys() == {shared.key}

@@ -30,6 +30,13 @@ def test_reservation_counts(ledger: Ledger) -> None:
     assert (len(first.own), len(second.own), ledger.size_bytes) == (1, 0, 10)
 
 
+def test_reservation_counts_on_the_disk(tmp_path: Path) -> None:
+    """What is reserved but has not arrived yet is not free, although the disk says so."""
+    ledger = Ledger(ModelDirectory(tmp_path), capacity_bytes=0, free_disk_bytes=lambda _: 15, on_evict=lambda: None)
+    assert ledger.take([Wanted(ONE)])
+    assert ledger.take([Wanted(Record("checkpoints/two.safetensors", "e", 10))]) is None
+
+
 def test_download_that_never_began(ledger: Ledger) -> None:
     """A reservation whose job ends without having begun the download is free again and fails whoever joined."""
     lease = ledger.take([Wanted(ONE)])

@@ -278,12 +278,13 @@ def is_foreign(headers: dict[bytes, bytes]) -> bool:
         return True
     if b"host" not in headers or b"origin" not in headers:
         return False
-    host = urlsplit("//" + headers[b"host"].decode("latin-1").lower())
-    origin = urlsplit(headers[b"origin"].decode("latin-1").lower())
-    if not _is_loopback(host.hostname):
-        return False
-    wanted = host.hostname if origin.port is None else host.netloc
-    return wanted != origin.netloc
+    try:
+        host = urlsplit("//" + headers[b"host"].decode("latin-1").lower())
+        origin = urlsplit(headers[b"origin"].decode("latin-1").lower())
+        wanted = host.hostname if origin.port is None else host.netloc
+    except ValueError:  # no address at all
+        return True
+    return _is_loopback(host.hostname) and wanted != origin.netloc
 
 
 def _is_loopback(hostname: str | None) -> bool:

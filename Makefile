@@ -32,7 +32,7 @@ demo: $(VENV)/.run  ## Run the main job on real input: no GPU, no Docker, no clo
 	@$(BIN)/python -m demo
 
 test: check  ## Run every test
-	@$(BIN)/python -m pytest -n 4 --dist loadgroup --cov --cov-report= tests/contract tests/property tests/integration tests/e2e
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --cov --cov-report= tests/contract tests/property tests/integration tests/e2e
 	@$(BIN)/coverage report
 
 check: lint types imports unit  ## The quick part: lint, types, imports, unit tests

@@ -14,6 +14,7 @@ from function.errors import (
     NodeFailedError,
     OutOfMemoryError,
 )
+from function.workflow import NO_OUTPUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -140,9 +141,12 @@ def to_refusal(answer: object) -> InvalidWorkflowError:
         answer: ComfyUI's JSON: `{"error": {...}, "node_errors": {...}}`, or the 200 with non-empty `node_errors`.
     """
     document = answer if isinstance(answer, dict) else {}
+    error = document.get("error")
+    if isinstance(error, dict) and error.get("type") == "prompt_no_outputs":
+        return InvalidWorkflowError(NO_OUTPUT)
     node_errors = _without_traces(document.get("node_errors") or {})
     lines = [line for node_id, node in node_errors.items() for line in _node_lines(node_id, node)]
-    message = "; ".join(lines) or _describe(document.get("error"))
+    message = "; ".join(lines) or _describe(error)
     return InvalidWorkflowError(f"the engine refuses the workflow: {message}", details={"node_errors": node_errors})
 
 

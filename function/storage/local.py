@@ -143,7 +143,7 @@ class LocalStore:
     def presign(self, key: str, *, expires_seconds: int) -> str:
         """The path under which the function serves the object; it doesn't expire."""
         del expires_seconds
-        return f"/outputs/{quote(check_key(key))}"
+        return f"/{quote(check_key(key))}"
 
     @contextmanager
     def _open(self, key: str) -> Iterator[BufferedReader]:

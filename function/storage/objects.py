@@ -161,8 +161,8 @@ class ObjectStore(Protocol):
     def presign(self, key: str, *, expires_seconds: int) -> str:
         """A URL that reads the object without credentials until it expires.
 
-        A local directory has no such URL: it returns the path under which the function serves the object
-        (`/outputs/...`).
+        A local directory has no such URL: it returns the path of the key, under which the function serves those of
+        outputs (`/outputs/...`).
         """
         ...
 

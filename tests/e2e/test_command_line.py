@@ -17,8 +17,6 @@ from tests.support.function_process import DATA, case
 if TYPE_CHECKING:
     from tests.support.function_process import FunctionFactory
 
-pytestmark = pytest.mark.xdist_group("e2e")
-
 ROOT = Path(__file__).parents[2]
 
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from tests.support.function_process import FunctionFactory, FunctionProcess
 
-pytestmark = pytest.mark.xdist_group("e2e")
-
 
 def good_job_succeeds(function: FunctionProcess, event_id: str = "good") -> None:
     """The proof after each failure."""

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from tests.support.function_process import FunctionFactory, FunctionProcess
 
-pytestmark = pytest.mark.xdist_group("e2e")
-
 
 @pytest.fixture
 def function(function_factory: FunctionFactory, model_files: Path) -> FunctionProcess:

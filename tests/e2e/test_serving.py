@@ -18,8 +18,6 @@ from tests.support.processes import runs, wait_until
 if TYPE_CHECKING:
     from tests.support.function_process import FunctionFactory, FunctionProcess
 
-pytestmark = pytest.mark.xdist_group("e2e")
-
 THREADS = 10 + 8  # ADMIT_LIMIT's default and the spare threads
 
 

@@ -96,9 +96,13 @@ class FlakyProxy:
         target: URL of the server behind it.
         cuts: One entry for each of the first connections: after how many bytes of answers it is cut off, or None for
             never. Connections after them are not cut off.
+
+    Attributes:
+        down: While set, new connections are closed at once; `hang_up` closes those that there are.
     """
 
     def __init__(self, target: str, *, cuts: list[int | None]) -> None:
+        self.down = False
         host, _, port = target.removeprefix("http://").rstrip("/").partition(":")
         self._target = host, int(port or 80)
         self._cuts = iter(cuts)
@@ -117,12 +121,17 @@ class FlakyProxy:
         """Close every connection and wait for the threads."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._threads[0].join()
-        for end in [self._listener, *self._sockets]:
-            _shut(end)
+        _shut(self._listener)
+        self.hang_up()
         for thread in self._threads:
             thread.join()
         for end in [self._listener, *self._sockets]:
             end.close()
+
+    def hang_up(self) -> None:
+        """Close every connection."""
+        for end in self._sockets:
+            _shut(end)
 
     def _accept(self) -> None:
         while True:
@@ -130,6 +139,9 @@ class FlakyProxy:
                 near, _ = self._listener.accept()
             except OSError:  # shut down
                 return
+            if self.down:
+                near.close()
+                continue
             far = socket.create_connection(self._target)
             self.connections += 1
             cut = next(self._cuts, None)
@@ -156,18 +168,6 @@ def _shut(end: socket.socket) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep all tests that need the S3 server in one process, so that `pytest -n --dist loadgroup` starts one."""
-    for item in items:
-        if isinstance(item, pytest.Function) and _needs_s3(item):
-            item.add_marker(pytest.mark.xdist_group("s3"))
-
-
-def _needs_s3(item: pytest.Function) -> bool:
-    chosen = item.callspec.params.get("store") if hasattr(item, "callspec") else None
-    return chosen == "s3_store" or "s3_server" in item.fixturenames
-
-
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """The S3 server of this test run."""

@@ -245,4 +245,4 @@ def test_errors_of_the_target_are_the_callers(local_store: LocalStore, tmp_path:
 def test_presign_is_a_path_of_the_function(local_store: LocalStore) -> None:
     """The link is the path under which the function serves the object, percent-encoded."""
     link = local_store.presign("outputs/1/a b?\u00e4%.png", expires_seconds=60)
-    assert link == "/outputs/outputs/1/a%20b%3F%C3%A4%25.png"
+    assert link == "/outputs/1/a%20b%3F%C3%A4%25.png"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SOURCE = "/comfyfn/cli"
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.05
 _CHUNK_BYTES = 1024**2
 
 

@@ -98,17 +98,35 @@ def _value(text: str) -> object:
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Show a bar on stderr that follows a job's status documents."""
+    """Show on stderr how far a job is, told by its status documents: a bar on a terminal, else a line per stage."""
+    if not sys.stderr.isatty():
+        yield _StageLines(title)
+        return
     with click.progressbar(length=100, label=title, file=sys.stderr, show_eta=False) as bar:
-
-        def follow(status: dict[str, Any]) -> None:
-            progress = status.get("progress")
-            if progress:
-                start, share = _STAGES[progress["stage"]]
-                bar.update(max(0, int(start + share * progress["fraction"]) - bar.pos))
-
-        yield follow
+        yield lambda status: bar.update(max(0, _percent(status) - bar.pos))
         bar.update(100 - bar.pos)
+
+
+class _StageLines:
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._last = ""
+
+    def __call__(self, status: dict[str, Any]) -> None:
+        progress = status.get("progress")
+        if progress:
+            line = f"{self._title}: {progress['stage']} {progress['detail']}".rstrip()
+            if line != self._last:
+                click.echo(line, err=True)
+            self._last = line
+
+
+def _percent(status: dict[str, Any]) -> int:
+    progress = status.get("progress")
+    if not progress:
+        return 0
+    start, share = _STAGES[progress["stage"]]
+    return int(start + share * progress["fraction"])
 
 
 def _run(client: FunctionClient, document: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from function.worker import engine_supervisor, settings
 
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
+    from gunicorn.http.message import Request
     from gunicorn.workers.base import Worker
 
 _settings = settings()
@@ -34,6 +35,18 @@ worker_tmp_dir = None
 accesslog = None
 loglevel = _settings.log_level.lower()
 logconfig_dict = logging_config(_settings.log_level)
+
+
+# gunicorn gives up a connection on which more than this is left unread, after having announced to keep it.
+_SMALL_BODY_BYTES = 65_536
+
+
+def pre_request(_worker: Worker, request: Request) -> None:
+    """Announce that the connection ends, where a body is too large to be skipped if it is refused."""
+    headers = dict(request.headers)
+    length = headers.get("CONTENT-LENGTH", "")
+    if "TRANSFER-ENCODING" in headers or (length.isdigit() and int(length) > _SMALL_BODY_BYTES):
+        request.force_close()
 
 
 def post_fork(_server: Arbiter, _worker: Worker) -> None:

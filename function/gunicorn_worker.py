@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from gunicorn.util import close_graceful
 from gunicorn.workers.gthread import ThreadWorker
 
 from function import worker
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from gunicorn.workers.gthread import TConn
 
     from function.lifecycle import Function
+
+_LINGER_SECONDS = 2.0
+_LINGER_BYTES = 256 * 1024**2
 
 
 class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -47,8 +51,11 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
                 listener.close()
 
     def handle(self, conn: TConn) -> object:
-        """Answer one connection and linger on its close here: on the main thread that would hold up every accept."""
+        """Answer one connection and linger on its close here: on the main thread that would hold up every accept.
+
+        A client that is still sending a refused body gets to read the refusal: the rest is skipped for a while.
+        """
         kept = super().handle(conn)
         if kept is False:
-            conn.close(graceful=True)
+            close_graceful(conn.sock, timeout=_LINGER_SECONDS, max_drain=_LINGER_BYTES)
         return kept

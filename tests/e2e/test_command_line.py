@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from tests.support.function_process import DATA, case
+from tests.support.engine import DATA, case
 
 if TYPE_CHECKING:
     from tests.support.function_process import FunctionFactory
@@ -123,13 +123,13 @@ def test_doctor_says_what_to_mend(tmp_path: Path) -> None:
         AWS_ENDPOINT_URL="http://127.0.0.1:1",
         AWS_ACCESS_KEY_ID="id",
         AWS_SECRET_ACCESS_KEY="secret",
-        OUTPUT_DIR=str(tmp_path / "file" / "output"),
+        MODEL_DIR=str(tmp_path / "file" / "models"),
     )
     lines = {line[6:22].strip(): line for line in done.stdout.splitlines()}
     assert done.returncode == 1
     assert lines["storage models"].startswith("fail")
     assert "check AWS_ENDPOINT_URL" in lines["storage models"]
-    assert "set OUTPUT_DIR" in lines["OUTPUT_DIR"]
+    assert "set MODEL_DIR" in lines["MODEL_DIR"]
     assert "no-such-program" in lines["engine"]
     assert "Traceback" not in done.stdout + done.stderr
 

@@ -11,7 +11,8 @@ import pytest
 from events import JOB_COMPLETED, JOB_FAILED
 from function.job import derived_job_id
 from tests.e2e.test_main_job import slow_workflow
-from tests.support.function_process import EVENT_SOURCE, Background, case
+from tests.support.engine import case
+from tests.support.function_process import EVENT_SOURCE, Background
 from tests.support.processes import child_pids, runs, wait_until
 
 if TYPE_CHECKING:
@@ -61,20 +62,18 @@ def test_a_missing_input_fails_the_job(function_factory: FunctionFactory) -> Non
 @pytest.mark.parametrize(
     "name", ["../secret.png", "/etc/passwd", "s3://other/x.png", "https://example.com/x.png", "a.png [output]"]
 )
-def test_an_input_outside_the_uploads_is_refused(function_factory: FunctionFactory, name: str) -> None:
+def test_an_input_outside_the_uploads_is_refused(function: FunctionProcess, name: str) -> None:
     """No path, no other bucket, no other scheme."""
-    function = function_factory()
     workflow = case("02_load_scale_save")
     workflow["1"]["inputs"]["image"] = name
-    assert failed(function, workflow)["code"] == "input_refused"
+    assert failed(function, workflow, f"input {name}")["code"] == "input_refused"
 
 
-def test_an_output_prefix_outside_is_refused(function_factory: FunctionFactory) -> None:
+def test_an_output_prefix_outside_is_refused(function: FunctionProcess) -> None:
     """A workflow can't write beside its own directory."""
-    function = function_factory()
     workflow = case("01_empty_save")
     workflow["2"]["inputs"]["filename_prefix"] = "../../evil"
-    assert failed(function, workflow)["code"] == "input_refused"
+    assert failed(function, workflow, "prefix")["code"] == "input_refused"
     good_job_succeeds(function)
 
 

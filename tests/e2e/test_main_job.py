@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import http.client
 import io
 import json
 from typing import TYPE_CHECKING, Any
@@ -13,21 +14,11 @@ from PIL import Image, ImageChops
 
 from events import JOB_COMPLETED, JOB_FAILED
 from function.job import derived_job_id
-from tests.support.function_process import DATA, EVENT_SOURCE, Background, case
+from tests.support.engine import DATA, case
+from tests.support.function_process import EVENT_SOURCE, Background
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.support.function_process import FunctionFactory, FunctionProcess
-
-
-@pytest.fixture
-def function(function_factory: FunctionFactory, model_files: Path) -> FunctionProcess:
-    """A function with an input image and the small upscaler in storage."""
-    process = function_factory()
-    process.put_upload("in_64x48.png")
-    process.put_model("upscale_models", model_files / "upscale_models" / "tiny_srvgg_x2.safetensors")
-    return process
 
 
 def upscaled_reference() -> Image.Image:
@@ -66,10 +57,11 @@ def test_an_event_runs_its_workflow_and_the_reply_names_the_stored_outputs(funct
 def test_a_structured_event_is_the_same_job_as_a_binary_one(function: FunctionProcess) -> None:
     """The mode of the event does not change the job it identifies."""
     document = {"workflow": case("01_empty_save")}
-    binary = function.send_event("e1", document)
+    before = len(function.engine_history())
+    binary = function.send_event("modes", document)
     envelope = {
         "specversion": "1.0",
-        "id": "e1",
+        "id": "modes",
         "source": EVENT_SOURCE,
         "type": "dev.comfyfn.job.requested",
         "datacontenttype": "application/json",
@@ -77,30 +69,32 @@ def test_a_structured_event_is_the_same_job_as_a_binary_one(function: FunctionPr
     }
     structured = function.post("/", envelope, {"Content-Type": "application/cloudevents+json"})
     assert structured.body == binary.body
-    assert len(function.engine_history()) == 1
+    assert len(function.engine_history()) == before + 1
 
 
-def test_a_redelivered_event_is_answered_from_the_manifest(function: FunctionProcess) -> None:
+def test_a_redelivered_event_is_answered_from_the_manifest(function_factory: FunctionFactory) -> None:
     """The reply is the same to the byte and the engine runs once, also after a restart of the function."""
-    first = function.send_event("e1", {"workflow": case("01_empty_save")})
-    second = function.send_event("e1", {"workflow": case("01_empty_save")})
+    function = function_factory()
+    first = function.send_event("again", {"workflow": case("01_empty_save")})
+    second = function.send_event("again", {"workflow": case("01_empty_save")})
     assert second.body == first.body
     assert len(function.engine_history()) == 1
     function.stop()
     function.start()
-    assert function.send_event("e1", {"workflow": case("01_empty_save")}).body == first.body
+    assert function.send_event("again", {"workflow": case("01_empty_save")}).body == first.body
     assert function.engine_history() == {}
 
 
 def test_prompt_answers_with_the_images_and_stores_nothing(function: FunctionProcess) -> None:
     """`POST /prompt` carries the files in base64 and leaves no trace in storage or in the engine's directories."""
+    stored_before = set((function.store / "results").rglob("*"))
     answer = function.post("/prompt", {"prompt": case("10_upscale_srvgg"), "id": "mine"})
     assert answer.status == 200
     assert answer.json["id"] == "mine"
     assert answer.json["filenames"] == ["c10_00001_.png"]
     assert largest_difference(base64.b64decode(answer.json["images"][0]), upscaled_reference()) <= 1
     assert answer.json["stats"]["total_time"] >= answer.json["stats"]["comfy_round_trip_time"]
-    assert not (function.store / "results" / "jobs").exists()
+    assert set((function.store / "results").rglob("*")) == stored_before
     assert list((function.root / "data" / "input").iterdir()) == []
     assert list((function.root / "data" / "output").iterdir()) == []
 
@@ -124,7 +118,7 @@ def test_inputs_come_as_data_uris_too(function: FunctionProcess) -> None:
 
 def test_outputs_keep_their_subfolder_and_previews_are_left_out(function: FunctionProcess) -> None:
     """Case 06 saves into `sub/` and shows a preview: only the saved file is an output."""
-    manifest = function.send_event("e1", {"workflow": case("06_preview_and_save")}).json["data"]
+    manifest = function.send_event("e6", {"workflow": case("06_preview_and_save")}).json["data"]
     assert [(output["subfolder"], output["filename"]) for output in manifest["outputs"]] == [("sub", "c06_00001_.png")]
     assert function.get(f"/outputs/{manifest['job_id']}/1/sub/c06_00001_.png").status == 200
 
@@ -178,15 +172,16 @@ def slow_workflow(blurs: int = 12, size: int = 1024) -> dict[str, Any]:
     ],
 )
 def test_a_workflow_that_can_never_run_ends_in_a_failed_event(
-    function: FunctionProcess, workflow: dict[str, Any], says: str
+    function: FunctionProcess, request: pytest.FixtureRequest, workflow: dict[str, Any], says: str
 ) -> None:
     """200 with a failed event and a manifest: delivering it again would not help."""
-    answer = function.send_event("bad", {"workflow": workflow})
+    event_id = request.node.name
+    answer = function.send_event(event_id, {"workflow": workflow})
     assert answer.status == 200
     assert answer.json["type"] == JOB_FAILED
     assert answer.json["data"]["error"]["code"] == "invalid_workflow"
     assert says in answer.json["data"]["error"]["message"]
-    assert function.result_path("bad").exists()
+    assert function.result_path(event_id).exists()
 
 
 @pytest.mark.parametrize(
@@ -213,10 +208,17 @@ def test_bad_requests_get_a_short_json_error(
     assert b"Traceback" not in answer.body
 
 
-def test_a_body_over_the_limit_is_refused_unread(function_factory: FunctionFactory) -> None:
-    """413 with and without a Content-Length, for both routes that take bodies."""
+@pytest.mark.parametrize("path", ["/", "/prompt"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_over_the_limit_is_refused(function_factory: FunctionFactory, path: str, *, chunked: bool) -> None:
+    """413, also for a client that sends everything before it reads; the connection is announced to end."""
     function = function_factory(MAX_BODY_SIZE_MB="1")
-    for path in ("/", "/prompt"):
-        answer = function.post(path, b"x" * (1024**2 + 1))
-        assert (answer.status, answer.json["code"]) == (413, "body_too_large")
+    connection = http.client.HTTPConnection("127.0.0.1", function.port, timeout=30)
+    body = iter([b"x" * 1024] * 4096) if chunked else b"x" * 4 * 1024**2
+    headers = {"Transfer-Encoding": "chunked"} if chunked else {}
+    connection.request("POST", path, body=body, headers=headers, encode_chunked=chunked)
+    answer = connection.getresponse()
+    assert (answer.status, json.loads(answer.read())["code"]) == (413, "body_too_large")
+    assert answer.headers["Connection"] == "close"
+    connection.close()
     assert function.post("/prompt", {"prompt": case("01_empty_save")}).status == 200

@@ -11,7 +11,7 @@ import pytest
 
 from events import JOB_COMPLETED
 from tests.e2e.test_serving import start_slow_job
-from tests.support.function_process import DATA, case
+from tests.support.engine import DATA, case
 from tests.support.storage import FlakyProxy
 
 if TYPE_CHECKING:

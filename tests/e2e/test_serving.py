@@ -12,7 +12,8 @@ import pytest
 from events import JOB_COMPLETED
 from function.job import derived_job_id
 from tests.e2e.test_main_job import slow_workflow
-from tests.support.function_process import EVENT_SOURCE, Background, case
+from tests.support.engine import case
+from tests.support.function_process import EVENT_SOURCE, Background
 from tests.support.processes import runs, wait_until
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,36 +18,17 @@ import urllib3
 from events import JOB_REQUESTED
 from function.cli.local import free_port
 from function.job import derived_job_id
+from tests.support.engine import DATA, Answer
 from tests.support.processes import child_pids, runs, wait_until
 
 if TYPE_CHECKING:
     import signal
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     FunctionFactory = Callable[..., "FunctionProcess"]
 
-DATA = Path(__file__).parent.parent / "data" / "comfyui"
 EVENT_SOURCE = "/tests"
-
-
-def case(name: str) -> dict[str, Any]:
-    """One of the recorded workflows."""
-    workflow: dict[str, Any] = json.loads((DATA / "cases" / f"{name}.json").read_text())
-    return workflow
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the function answered."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        """The body as JSON."""
-        return json.loads(self.body)
 
 
 class FunctionProcess:
@@ -195,28 +175,40 @@ class Background:
         return self._result
 
 
-@pytest.fixture(scope="session")
-def model_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory of small real model files."""
-    directory = tmp_path_factory.mktemp("models")
-    subprocess.run([sys.executable, DATA / "gen_models.py", directory], check=True, stdout=subprocess.DEVNULL)
-    return directory
-
-
-@pytest.fixture
-def function_factory(tmp_path: Path) -> Iterator[FunctionFactory]:
-    """Start functions with settings of one's own; they are stopped after the test and leave no process behind."""
+@contextmanager
+def functions(folder: Path) -> Iterator[FunctionFactory]:
+    """A way to start functions; at the end they are stopped and have left no process behind."""
     started: list[FunctionProcess] = []
 
     def start(**environ: str) -> FunctionProcess:
-        root = tmp_path / f"function-{len(started)}"
+        root = folder / f"function-{len(started)}"
         root.mkdir()
         process = FunctionProcess(root, environ)
         started.append(process)
         process.start()
         return process
 
-    yield start
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.stop()
     for process in started:
-        process.stop()
         wait_until(lambda pid=process.pid: not runs(pid), what="the function's end")
+
+
+@pytest.fixture
+def function_factory(tmp_path: Path) -> Iterator[FunctionFactory]:
+    """Functions with settings of one's own."""
+    with functions(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def function(tmp_path_factory: pytest.TempPathFactory, model_files: Path) -> Iterator[FunctionProcess]:
+    """One function for all tests of a module, with the shared input image and upscaler in storage."""
+    with functions(tmp_path_factory.mktemp("function")) as start:
+        process = start()
+        process.put_upload("in_64x48.png")
+        process.put_model("upscale_models", model_files / "upscale_models" / "tiny_srvgg_x2.safetensors")
+        yield process

@@ -6,7 +6,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from flask import Response
-from werkzeug.exceptions import RequestEntityTooLarge
 
 from function.config import MIB
 from function.errors import BodyTooLargeError, ComfyfnError, InvalidRequestError, RetryableError
@@ -21,14 +20,21 @@ if TYPE_CHECKING:
 def read_body(request: Request, *, max_bytes: int) -> bytes:
     """Read the body, at most `max_bytes` of it.
 
+    It is read past werkzeug, whose limit cuts a chunked body off without an error (werkzeug 3.1).
+
     Raises:
         BodyTooLargeError: It is larger; with a Content-Length nothing is read.
+        InvalidRequestError: The connection ended before the body did.
     """
-    request.max_content_length = max_bytes
-    try:
-        return request.get_data(cache=False)
-    except RequestEntityTooLarge as error:
-        raise BodyTooLargeError(f"the body is larger than {max_bytes // MIB} MiB (MAX_BODY_SIZE_MB)") from error
+    length = request.content_length
+    body: bytes = b""
+    if length is None or length <= max_bytes:
+        body = request.environ["wsgi.input"].read(max_bytes + 1 if length is None else length)
+    if (length or len(body)) > max_bytes:
+        raise BodyTooLargeError(f"the body is larger than {max_bytes // MIB} MiB (MAX_BODY_SIZE_MB)")
+    if length is not None and len(body) < length:
+        raise InvalidRequestError("the connection ended before the body did")
+    return body
 
 
 def parse_json(body: bytes) -> Any:  # noqa: ANN401  (JSON is any value)

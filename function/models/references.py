@@ -7,7 +7,7 @@ a directory of unknown files; it works with what lies in the model directory.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -96,12 +96,15 @@ class ModelRef:
         filename: Path inside the folder, with `/`.
         node_id: The node whose input names it.
         input_name: That input.
+        source_url: The `s3://` or `https://` URL that the input gave in place of a name, else None. It may hold a
+            secret in its query: never show it, and never store it.
     """
 
     folder: str
     filename: str
     node_id: str
     input_name: str
+    source_url: str | None = field(default=None, repr=False)
 
     @property
     def key(self) -> str:

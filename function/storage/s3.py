@@ -37,6 +37,7 @@ _MIB = 1024 * 1024
 _CHUNK_BYTES = _MIB
 _WHOLE_BYTES = 16 * _MIB  # below it one PUT is cheaper than a multipart upload
 _PART_BYTES = 32 * _MIB
+_UPLOAD_PART_BYTES = 5 * _MIB  # the smallest that S3 takes: seven of them are in memory while an upload runs
 _PARTS_AT_ONCE = 4
 _PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.8)
 _WRITER = "comfyfn-writer"
@@ -79,7 +80,7 @@ class S3Store:
     Args:
         url: `s3://bucket` or `s3://bucket/prefix`, taken literally.
         make_client: Called once in each process that uses the store: connections don't survive a fork.
-        part_bytes: Size of one range of a download and of one part of an upload, which takes the memory of seven parts.
+        part_bytes: Size of one range of a download.
         sleep: Waits between attempts.
     """
 
@@ -162,7 +163,7 @@ class S3Store:
         raise StorageUnavailableError(f"{self.object_url(key)}: concurrent writes kept colliding: try later")
 
     def upload(self, key: str, source: BinaryIO, *, size_bytes: int, media_type: str) -> ObjectInfo:
-        """Write one object of any size; from 16 MiB on in parts, four at a time."""
+        """Write one object of up to 50 GiB; from 16 MiB on in parts, four at a time, in 40 MB of memory."""
         reader = SizedReader(source, size_bytes=size_bytes)
         if size_bytes < _WHOLE_BYTES:
             return self.put(key, reader.read(), media_type=media_type)
@@ -172,7 +173,7 @@ class S3Store:
                 self._bucket,
                 self._full(key),
                 ExtraArgs={"ContentType": media_type},
-                Config=_transfer_config(self._part_bytes),
+                Config=_transfer_config(),
             )
         return self.head(key)
 
@@ -316,10 +317,10 @@ def _was_resent(error: ClientError) -> bool:
     return error.response["ResponseMetadata"].get("RetryAttempts", 0) > 0
 
 
-def _transfer_config(part_bytes: int) -> TransferConfig:
+def _transfer_config() -> TransferConfig:
     config = TransferConfig(
         multipart_threshold=1,  # the choice is made; it would read this much ahead to make it again
-        multipart_chunksize=part_bytes,
+        multipart_chunksize=_UPLOAD_PART_BYTES,
         max_concurrency=_PARTS_AT_ONCE,
         preferred_transfer_client="classic",  # the other one ignores AWS_ENDPOINT_URL
     )

@@ -41,7 +41,7 @@ def binary_sample() -> Event:
 
 
 @pytest.mark.parametrize("write", [to_binary, sdk_to_structured])
-def test_events_of_the_sdk_are_read(write: Any) -> None:  # noqa: ANN401  (the SDK has no type for it)
+def test_events_of_the_sdk_are_read(write: Any) -> None:
     """An event that the CloudEvents SDK writes in either mode arrives whole."""
     attributes = {"id": "7", "source": "/shop", "type": JOB_REQUESTED, "subject": "cat", "time": "2026-03-02T09:30:00Z"}
     event = CloudEvent(attributes | {"datacontenttype": "application/json"}, {"workflow": {}})

@@ -17,6 +17,7 @@ import threading
 import time
 import uuid
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
@@ -35,9 +36,10 @@ from function.storage.places import Places
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from io import BufferedReader
 
-    from function.storage.objects import OnBytes
+    from function.storage.objects import OnBytes, RangeStream
 
 _CHUNK_BYTES = 1024 * 1024
 _SETTLED_SECONDS = 2.0
@@ -91,6 +93,14 @@ class LocalStore:
         with self._translated(), self._open(key) as file, self._unchanged(key, file, etag):
             file.seek(start)
             return file.read(length)
+
+    @contextmanager
+    def open_range(self, key: str, start: int, length: int, *, etag: str) -> Iterator[RangeStream]:
+        """The file from `start` on: the caller reads no further than `length`."""
+        del length
+        with self._open(key) as file, self._unchanged(key, file, etag):
+            file.seek(start)
+            yield _Stream(file, self._translated)
 
     def download(self, key: str, path: Path, *, etag: str, on_bytes: OnBytes | None = None) -> None:
         """Copy the content with this ETag to `path`."""
@@ -250,6 +260,18 @@ class LocalStore:
             reason = os.strerror(error.errno or 0)
             remedy = _REMEDIES.get(error.errno or 0, "check the directory and its disk")
             raise StorageUnavailableError(f"{self.url}: {reason}: {remedy}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """Translates the errors of reading only: what the caller raises meanwhile is not ours."""
+
+    file: BufferedReader
+    translated: Callable[[], AbstractContextManager[None]]
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        with self.translated():
+            return self.file.readinto(buffer)
 
 
 class _Etags:

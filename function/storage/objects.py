@@ -11,10 +11,11 @@ import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeAlias
 
-from function.errors import InputRefusedError
+from function.errors import InputRefusedError, StorageUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from datetime import datetime
     from pathlib import Path
 
@@ -35,6 +36,14 @@ class ObjectChangedError(Exception):
     """The object no longer has the ETag that was asked for."""
 
 
+class TransientStorageError(StorageUnavailableError):
+    """The same request may succeed when it is repeated at once: a connection broke, a server hiccuped."""
+
+
+class SlowDownError(TransientStorageError):
+    """The store asks for fewer requests at a time."""
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
     """One object as HEAD or LIST describes it.
@@ -47,6 +56,8 @@ class ObjectInfo:
         modified_at: Last-Modified, by the store's clock.
         media_type: Content-Type; empty in listings, which do not carry it.
         version_id: Version on a versioned bucket, else None.
+        crc64nvme: CRC64NVME of the whole content, base64 as S3 writes it; empty in listings and in answers to writes,
+            and where the store has none.
     """
 
     key: str
@@ -55,6 +66,19 @@ class ObjectInfo:
     modified_at: datetime
     media_type: str = ""
     version_id: str | None = None
+    crc64nvme: str = ""
+
+
+class RangeStream(Protocol):
+    """The bytes of a range, in order."""
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill the buffer and say how far: at least one byte, 0 at the end of the range or where the answer broke off.
+
+        Raises:
+            TransientStorageError: The connection broke or stalled.
+        """
+        ...
 
 
 class ObjectStore(Protocol):
@@ -96,6 +120,18 @@ class ObjectStore(Protocol):
         Raises:
             ObjectMissingError: There is none.
             ObjectChangedError: The content has another ETag now.
+        """
+        ...
+
+    def open_range(self, key: str, start: int, length: int, *, etag: str) -> AbstractContextManager[RangeStream]:
+        """A stream of `length` bytes from offset `start`, both inside the content with this ETag.
+
+        Nothing is repeated in here: the caller goes on where a stream broke off.
+
+        Raises:
+            ObjectMissingError: There is none.
+            ObjectChangedError: The content has another ETag now; for a directory perhaps only when the stream closes.
+            TransientStorageError: The store did not answer, or may answer when asked again.
         """
         ...
 

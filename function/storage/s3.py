@@ -23,6 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError,
 from function.errors import InputRefusedError, StorageUnavailableError
 from function.storage.objects import MAX_KEY_BYTES, ObjectInfo, SizedReader, check_key, is_key
 from function.storage.s3_errors import error_of_answer, error_of_failure
+from function.storage.s3_range import S3Stream, check_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef, PutObjectOutputTypeDef
 
-    from function.storage.objects import OnBytes
+    from function.storage.objects import OnBytes, RangeStream
 
 _MIB = 1024 * 1024
 _CHUNK_BYTES = _MIB
@@ -111,7 +112,7 @@ class S3Store:
         An answer to HEAD has no body, so that a missing bucket looks like a missing object.
         """
         with self._translated(key):
-            answer = self._client().head_object(Bucket=self._bucket, Key=self._full(key))
+            answer = self._client().head_object(Bucket=self._bucket, Key=self._full(key), ChecksumMode="ENABLED")
         return _parse_head(key, answer)
 
     def get(self, key: str, *, max_bytes: int) -> bytes:
@@ -128,6 +129,20 @@ class S3Store:
         with self._translated(key):
             self._fetch(key, start, length, etag=etag, consume=chunks.append)
         return b"".join(chunks)
+
+    @contextmanager
+    def open_range(self, key: str, start: int, length: int, *, etag: str) -> Iterator[RangeStream]:
+        """A stream of part of the content, from one GET."""
+        with self._translated(key):
+            answer = self._client().get_object(
+                Bucket=self._bucket,
+                Key=self._full(key),
+                Range=f"bytes={start}-{start + length - 1}",
+                IfMatch=f'"{etag}"',
+            )
+        with closing(S3Stream(answer["Body"], self.object_url(key), length)) as stream:
+            check_range(answer, start, length, etag=etag, url=self.object_url(key))
+            yield stream
 
     def download(self, key: str, path: Path, *, etag: str, on_bytes: OnBytes | None = None) -> None:
         """Write the content with this ETag to `path`, range by range, each resumed where it breaks off."""
@@ -336,6 +351,7 @@ def _parse_head(key: str, answer: HeadObjectOutputTypeDef) -> ObjectInfo:
         modified_at=answer["LastModified"].astimezone(UTC),
         media_type=answer.get("ContentType", ""),
         version_id=answer.get("VersionId"),
+        crc64nvme=answer.get("ChecksumCRC64NVME", "") if answer.get("ChecksumType") != "COMPOSITE" else "",
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from function.errors import StorageUnavailableError
-from function.storage.objects import ObjectChangedError, ObjectMissingError
+from function.storage.objects import ObjectChangedError, ObjectMissingError, SlowDownError, TransientStorageError
 
 _DENIED = (
     "access denied: allow these credentials s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket"
@@ -37,6 +37,7 @@ _ANSWERS = {
     "NoSuchBucket": "the bucket does not exist: create it or correct the URL",
     "NotImplemented": "the store lacks this function: use one with conditional writes, ranges and multipart uploads",
     "PermanentRedirect": _REGION,
+    "RequestTimeout": _FAILING,
     "RequestTimeTooSkewed": "this machine's clock differs from the store's: set it",
     "ServiceUnavailable": _FAILING,
     "SignatureDoesNotMatch": "the secret key does not match the access key: check AWS_SECRET_ACCESS_KEY",
@@ -63,6 +64,9 @@ _FAILURES = {
     "ValueError": "no valid URL: check AWS_ENDPOINT_URL",
 }
 
+_SLOW_DOWN = {"503", "ServiceUnavailable", "SlowDown"}
+_TRANSIENT_LINES = {_FAILING, _NO_CONNECTION, _BROKEN}
+
 _CODE = re.compile(r"[A-Za-z0-9.]{1,64}")
 
 
@@ -73,9 +77,15 @@ def error_of_answer(code: str, url: str) -> ObjectMissingError | ObjectChangedEr
     if code in {"412", "PreconditionFailed"}:
         return ObjectChangedError(url)
     shown = code if _CODE.fullmatch(code) else "an error"
-    return StorageUnavailableError(f"{url}: {_ANSWERS.get(code, f'the store answered {shown}')}")
+    return _unavailable(_ANSWERS.get(code, f"the store answered {shown}"), url, slow_down=code in _SLOW_DOWN)
 
 
 def error_of_failure(name: str, url: str) -> StorageUnavailableError:
     """The error for a failure without an answer, by the name of botocore's class."""
-    return StorageUnavailableError(f"{url}: {_FAILURES.get(name, f'the request failed ({name})')}")
+    return _unavailable(_FAILURES.get(name, f"the request failed ({name})"), url)
+
+
+def _unavailable(line: str, url: str, *, slow_down: bool = False) -> StorageUnavailableError:
+    if slow_down:
+        return SlowDownError(f"{url}: {line}")
+    return (TransientStorageError if line in _TRANSIENT_LINES else StorageUnavailableError)(f"{url}: {line}")

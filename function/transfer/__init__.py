@@ -1,0 +1,1 @@
+"""Bringing large objects to disk: ranged, resumable, verified, in a process of its own."""

@@ -1,7 +1,8 @@
 """A run in an engine: ComfyUI's HTTP and WebSocket protocol, followed to the end.
 
 Nothing here waits for ever: each request has a timeout, and each wait ends with the run's deadline or the engine's
-process. The socket only tells how far the run is and when to look; what came of it is read from the history.
+process. The socket only tells how far the run is, which files are written already, and when to look; what came of it
+is read from the history.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from websockets.sync.client import connect
 
 from function.engine.api import EngineApi, RunState
 from function.engine.progress import RunProgress
-from function.engine.results import EngineFile, EngineRun, parse_run, to_refusal
+from function.engine.results import EngineFile, EngineRun, ignore_outputs, parse_executed, parse_run, to_refusal
 from function.errors import (
     DeadlineExceededError,
     EngineUnavailableError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from websockets.sync.client import ClientConnection
 
+    from function.engine.results import OnOutputs
     from function.telemetry import OnProgress
     from function.workflow import Workflow
 
@@ -108,6 +110,7 @@ class EngineClient:
         prompt_id: str,
         limits: RunLimits,
         on_progress: OnProgress = ignore_progress,
+        on_outputs: OnOutputs = ignore_outputs,
     ) -> EngineRun:
         """Run a workflow to its end.
 
@@ -116,6 +119,8 @@ class EngineClient:
             prompt_id: From `new_prompt_id`, used once.
             limits: What ends the run from outside.
             on_progress: Told of each change, in this thread.
+            on_outputs: Told of the files of each node that ended, in this thread. It may miss some: the history, which
+                ComfyUI writes when the whole run has ended, is the truth.
 
         Raises:
             InvalidWorkflowError: The engine refuses the workflow or would drop a part of it.
@@ -130,7 +135,7 @@ class EngineClient:
         try:
             socket.open()  # before the run exists, so that no message of it is missed
             self._submit(workflow, prompt_id, socket.client_id, limits)
-            self._follow(socket, prompt_id, progress, limits)
+            self._follow(socket, progress, prompt_id=prompt_id, limits=limits, on_outputs=on_outputs)
             entry = self._api.history(prompt_id)
         finally:
             socket.close()
@@ -159,7 +164,9 @@ class EngineClient:
             self._cancel(prompt_id, limits)
         raise _refusal(status, answer)
 
-    def _follow(self, socket: _Socket, prompt_id: str, progress: RunProgress, limits: RunLimits) -> None:
+    def _follow(
+        self, socket: _Socket, progress: RunProgress, *, prompt_id: str, limits: RunLimits, on_outputs: OnOutputs
+    ) -> None:
         """Watch the run until it has ended, by the socket or, where that is lost or silent, by asking."""
         ask_at = self._clock() + self._quiet_seconds
         while not progress.ended:
@@ -167,6 +174,8 @@ class EngineClient:
             message = socket.receive(_TICK_SECONDS)
             if message is not None:
                 progress.see(message)
+                if files := parse_executed(message, prompt_id=prompt_id):
+                    on_outputs(files)
                 ask_at = self._clock() + self._quiet_seconds
             elif socket.was_lost or self._clock() >= ask_at:
                 if self._has_ended(prompt_id):

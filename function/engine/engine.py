@@ -8,12 +8,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from function.engine.client import EngineClient, EngineRun, NotConnectedError, RunLimits, new_prompt_id
+from function.engine.results import ignore_outputs
 from function.errors import EngineUnavailableError, InterruptedJobError, OutOfMemoryError
 from function.telemetry import ignore_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from function.engine.results import OnOutputs
     from function.engine.supervisor import EngineState, Supervisor
     from function.errors import ComfyfnError
     from function.telemetry import Metrics, OnProgress
@@ -48,20 +50,28 @@ class Engine:
         self._counted_starts = 0
         supervisor.subscribe(self._count)
 
-    def run(self, workflow: Workflow, *, deadline: float, on_progress: OnProgress = ignore_progress) -> EngineRun:
+    def run(
+        self,
+        workflow: Workflow,
+        *,
+        deadline: float,
+        on_progress: OnProgress = ignore_progress,
+        on_outputs: OnOutputs = ignore_outputs,
+    ) -> EngineRun:
         """Wait for the engine and run a workflow; one that runs out of memory once gets a second try in a freed engine.
 
         Args:
             workflow: The graph in API format.
             deadline: Monotonic seconds.
             on_progress: Told of each change, in this thread.
+            on_outputs: Told of files as they are written, in this thread, also in a first try that runs out of memory.
 
         Raises:
             EngineUnavailableError: The engine wasn't ready in time, keeps failing, or died; all else as in
                 `EngineClient.run`. A run that can't be interrupted costs the engine its process.
         """
         try:
-            return self._run_twice_at_most(workflow, deadline, on_progress)
+            return self._run_twice_at_most(workflow, deadline, on_progress, on_outputs)
         except InterruptedJobError as error:
             raise self._interruption or error from error
 
@@ -69,24 +79,30 @@ class Engine:
         """End the current run from another thread, with this error; does nothing when there is none."""
         self._interruption = reason
 
-    def _run_twice_at_most(self, workflow: Workflow, deadline: float, on_progress: OnProgress) -> EngineRun:
+    def _run_twice_at_most(
+        self, workflow: Workflow, deadline: float, on_progress: OnProgress, on_outputs: OnOutputs
+    ) -> EngineRun:
         self._interruption = None
         try:
-            return self._attempt(workflow, deadline, on_progress)
+            return self._attempt(workflow, deadline, on_progress, on_outputs)
         except OutOfMemoryError as error:
             _log.warning("%s; trying once more with freed memory", error.message)
             self._free()
-            return self._attempt(workflow, deadline, on_progress)
+            return self._attempt(workflow, deadline, on_progress, on_outputs)
 
-    def _attempt(self, workflow: Workflow, deadline: float, on_progress: OnProgress) -> EngineRun:
+    def _attempt(
+        self, workflow: Workflow, deadline: float, on_progress: OnProgress, on_outputs: OnOutputs
+    ) -> EngineRun:
         for _ in range(_CONNECT_TRIES - 1):
             try:
-                return self._run_when_ready(workflow, deadline, on_progress)
+                return self._run_when_ready(workflow, deadline, on_progress, on_outputs)
             except NotConnectedError:  # it has just died, and the supervisor is about to notice
                 time.sleep(_CONNECT_PAUSE_SECONDS)
-        return self._run_when_ready(workflow, deadline, on_progress)
+        return self._run_when_ready(workflow, deadline, on_progress, on_outputs)
 
-    def _run_when_ready(self, workflow: Workflow, deadline: float, on_progress: OnProgress) -> EngineRun:
+    def _run_when_ready(
+        self, workflow: Workflow, deadline: float, on_progress: OnProgress, on_outputs: OnOutputs
+    ) -> EngineRun:
         state = self._supervisor.wait_ready(deadline)
         limits = RunLimits(
             deadline=deadline,
@@ -96,7 +112,9 @@ class Engine:
         )
         client = self._client(state)
         with self._metrics.engine_run_seconds.time():
-            return client.run(workflow, prompt_id=new_prompt_id(), limits=limits, on_progress=on_progress)
+            return client.run(
+                workflow, prompt_id=new_prompt_id(), limits=limits, on_progress=on_progress, on_outputs=on_outputs
+            )
 
     def _free(self) -> None:
         with suppress(EngineUnavailableError):  # then the second try says so

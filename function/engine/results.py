@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from function.errors import (
     InterruptedJobError,
@@ -17,7 +17,9 @@ from function.errors import (
 from function.workflow import NO_OUTPUT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+
+    OnOutputs: TypeAlias = Callable[[tuple["EngineFile", ...]], None]
 
 _LINE_CHARACTERS = 300
 _OUT_OF_MEMORY_TYPES = frozenset({"OutOfMemoryError", "MemoryError"})
@@ -84,6 +86,23 @@ def parse_run(prompt_id: str, entry: Mapping[str, Any], *, node_seconds: Mapping
         texts={node_id: strings for node_id, strings in texts.items() if strings},
         node_seconds=dict(node_seconds),
     )
+
+
+def ignore_outputs(_files: tuple[EngineFile, ...]) -> None:
+    """The observer of a caller who waits for the end of a run."""
+
+
+def parse_executed(message: Mapping[str, Any], *, prompt_id: str) -> tuple[EngineFile, ...]:
+    """The files that a message of the socket announces; none unless it is this run's `executed`.
+
+    ComfyUI sends it after the node has returned, with what the history will hold once the whole run has ended, and for
+    a node from the cache too.
+    """
+    data = message.get("data")
+    if message.get("type") != "executed" or not isinstance(data, dict) or data.get("prompt_id") != prompt_id:
+        return ()
+    output = data.get("output")  # null for a node from the cache that shows nothing
+    return tuple(_files(str(data.get("node")), output)) if isinstance(output, dict) else ()
 
 
 def _files(node_id: str, output: Mapping[str, Any]) -> Iterator[EngineFile]:

@@ -43,7 +43,13 @@ def engine() -> Iterator[ReplayEngine]:
         yield server
 
 
-def run(engine: ReplayEngine, *, progress: list[Progress] | None = None, **limits: Any) -> EngineRun:
+def run(
+    engine: ReplayEngine,
+    *,
+    progress: list[Progress] | None = None,
+    announced: list[EngineFile] | None = None,
+    **limits: Any,
+) -> EngineRun:
     """Run the recording's own workflow."""
     limits = {"deadline": time.monotonic() + 20} | limits
     client = EngineClient("127.0.0.1", engine.port, interrupt_seconds=0.3, quiet_seconds=0.2)
@@ -52,6 +58,7 @@ def run(engine: ReplayEngine, *, progress: list[Progress] | None = None, **limit
         prompt_id=new_prompt_id(),
         limits=RunLimits(**limits),
         on_progress=[].append if progress is None else progress.append,
+        on_outputs=[].extend if announced is None else announced.extend,
     )
 
 
@@ -69,10 +76,12 @@ def run(engine: ReplayEngine, *, progress: list[Progress] | None = None, **limit
     ],
 )
 def test_recorded_success(engine: ReplayEngine, name: str, files: list[tuple[str, str, str]]) -> None:
-    """A recorded run that succeeded gives its files, and a progress that rises to 1 and names nodes."""
+    """A recorded run that succeeded gives its files, all of them announced, and a progress that rises to 1."""
     engine.recording = Recording.of_run(name)
     progress: list[Progress] = []
-    result = run(engine, progress=progress)
+    announced: list[EngineFile] = []
+    result = run(engine, progress=progress, announced=announced)
+    assert tuple(announced) == result.files
     assert sorted((file.node_id, file.kind, file.folder_type) for file in result.files) == files
     fractions = [step.fraction for step in progress]
     assert fractions == sorted(fractions)
@@ -178,7 +187,19 @@ def test_two_runs_share_no_id(engine: ReplayEngine) -> None:
 def test_lost_socket(engine: ReplayEngine, cut_at: int) -> None:
     """A socket that is cut in mid-run doesn't matter: the run is found through the history."""
     engine.cut_at = cut_at % len(engine.recording.messages)
-    assert len(run(engine).files) == 1
+    announced: list[EngineFile] = []
+    files = run(engine, announced=announced).files
+    assert len(files) == 1
+    assert set(announced) <= set(files)
+
+
+def test_files_are_announced_before_the_run_ends(engine: ReplayEngine) -> None:
+    """A node's files are announced while later nodes still run, also those of a run that fails in the end."""
+    engine.recording = Recording.of_run("fail_after_partial_output")
+    announced: list[EngineFile] = []
+    with pytest.raises(NodeFailedError):
+        run(engine, announced=announced)
+    assert [(file.node_id, file.folder_type) for file in announced] == [("2", "output")]
 
 
 def test_silent_socket(engine: ReplayEngine) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from function.engine.results import EngineFile, one_line, parse_run, to_refusal
+from function.engine.results import EngineFile, one_line, parse_executed, parse_run, to_refusal
 from function.errors import InterruptedJobError, NodeFailedError, OutOfMemoryError
 
 
@@ -41,6 +41,21 @@ def test_texts_are_kept_per_node() -> None:
     assert run.texts == {"1": ["a", "b"], "2": ["c"]}
     assert run.files == (EngineFile("3", "files", "t.txt", "", "output"),)
     assert run.node_seconds == {"1": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("executed", {"node": "1", "prompt_id": "other", "output": {"images": [{"filename": "a.png"}]}}),
+        ("executing", {"node": "1", "prompt_id": "p", "output": {"images": [{"filename": "a.png"}]}}),
+        ("executed", {"node": "1", "prompt_id": "p", "output": None}),
+        ("executed", {"node": "1", "prompt_id": "p"}),
+        ("executed", None),
+    ],
+)
+def test_other_messages_announce_nothing(kind: str, data: Any) -> None:
+    """Another run's files and a node that shows nothing are no outputs of this run."""
+    assert parse_executed({"type": kind, "data": data}, prompt_id="p") == ()
 
 
 def test_what_is_no_file_is_ignored() -> None:

@@ -31,9 +31,10 @@ $(VENV)/.dev: requirements-dev.lock pyproject.toml $(VENV)/.run
 demo: $(VENV)/.run  ## Run the main job on real input: no GPU, no Docker, no cloud account
 	@$(BIN)/python -m demo
 
-test: check  ## Run every test
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --cov --cov-report= tests/contract tests/property tests/integration tests/e2e
-	@$(BIN)/coverage report
+test: lint types imports  ## Run every test, with branch coverage of all processes
+	@rm -f .coverage .coverage.*
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --cov --cov-report=term-missing:skip-covered tests
+	@rm -f .coverage.*  # of processes that tests killed
 
 check: lint types imports unit  ## The quick part: lint, types, imports, unit tests
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import functions_framework
 
-from function import worker
+from function import process
 from function.http import dispatch
 
 if TYPE_CHECKING:
@@ -20,4 +20,4 @@ if TYPE_CHECKING:
 @functions_framework.http
 def handle(request: Request) -> Response:
     """Answer one request of any path and method."""
-    return dispatch(worker.function(), request)
+    return dispatch(process.function(), request)

@@ -15,5 +15,5 @@ from function.config import read_settings
 def command() -> None:
     """Run the function; its settings come from the environment (see the README's table)."""
     read_settings(os.environ)
-    sys.argv = ["comfyfn serve", "-c", "python:function.gunicorn_conf", "function.wsgi:create_app()"]
+    sys.argv = ["comfyfn serve", "-c", "python:function.server.conf", "function.server.wsgi:create_app()"]
     WSGIApplication().run()

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 def create_app() -> Flask:
     """Build the application that gunicorn serves."""
-    source = Path(__file__).with_name("main.py")
+    source = Path(__file__).parents[1] / "main.py"
     app: Flask = functions_framework.create_app(target="handle", source=str(source))  # type: ignore[no-untyped-call]
-    # create_app makes every module of this package importable a second time, as a top-level name.
+    # create_app makes every module of the package importable a second time, as a top-level name.
     sys.path.remove(str(source.parent.resolve()))
     return app

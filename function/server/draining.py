@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gunicorn.util import close_graceful
 from gunicorn.workers.gthread import ThreadWorker
 
-from function import worker
+from function import process
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -29,7 +29,7 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
     def load_wsgi(self) -> None:
         """Build the application and the function behind it."""
         super().load_wsgi()
-        self.function = worker.function()
+        self.function = process.function()
 
     def run(self) -> None:
         """Serve until told to stop, then stop what the function started."""

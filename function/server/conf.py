@@ -1,6 +1,6 @@
 """How gunicorn runs the function: one worker process, so one engine and one cache, with threads for the requests.
 
-Read by gunicorn as `-c python:function.gunicorn_conf`; every name below is one of its settings.
+Read by gunicorn as `-c python:function.server.conf`; every name below is one of its settings.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from function.logs import logging_config
-from function.worker import engine_supervisor, settings
+from function.process import engine_supervisor, settings
 
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
@@ -23,7 +23,7 @@ _SPARE_THREADS = 8
 _ANSWER_SECONDS = 15
 
 bind = f"{_settings.host}:{_settings.port}"
-worker_class = "function.gunicorn_worker.DrainingWorker"
+worker_class = "function.server.draining.DrainingWorker"
 workers = 1
 threads = _settings.admit_limit + _SPARE_THREADS
 timeout = 0  # a job may hold its thread for minutes

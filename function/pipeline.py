@@ -14,7 +14,9 @@ from function.job import Job, JobResult
 from function.jobs import MAX_ATTEMPTS, JobRecords, to_timestamp, utc_now
 from function.models.cache import ModelCache
 from function.models.references import model_references, stamp_loaders
-from function.outputs import OutputFiles, output_directory
+from function.outputs.files import OutputFolder
+from function.outputs.inline import InlineOutputs
+from function.outputs.stored import StoredOutputs
 from function.storage import open_store
 from function.workflow import confine_outputs, parse_workflow
 
@@ -122,6 +124,7 @@ def _attempt(
 ) -> JobResult:
     workflow = parse_workflow(job.workflow)
     references = model_references(workflow)
+    folder = OutputFolder(line.output_dir, job.job_id)
     with line.models.ensure(references, deadline=deadline, on_progress=on_progress) as etags:
         watch.lap("models")
         with (
@@ -132,15 +135,18 @@ def _attempt(
                 uploads=line.uploads,
                 on_progress=on_progress,
             ) as staged,
-            output_directory(line.output_dir, job.job_id),
+            folder.removed_at_the_end(),
+            _collector(job, line, folder, attempt, on_progress) as collector,
         ):
             watch.lap("inputs")
-            run = line.engine.run(confine_outputs(staged, job.job_id), deadline=deadline, on_progress=on_progress)
-            watch.lap("executing")
-            files = OutputFiles.of(run.files, output_dir=line.output_dir, job_id=job.job_id)
-            outputs = (
-                files.store(line.results, attempt=attempt, on_progress=on_progress) if job.stored else files.read()
+            run = line.engine.run(
+                confine_outputs(staged, job.job_id),
+                deadline=deadline,
+                on_progress=on_progress,
+                on_outputs=collector.begin,
             )
+            watch.lap("executing")
+            outputs = collector.finish(run.files)
             watch.lap("storing")
     return JobResult(
         job_id=job.job_id,
@@ -152,6 +158,14 @@ def _attempt(
         texts=dict(run.texts),
         timings=watch.timings(),
     )
+
+
+def _collector(
+    job: Job, line: Line, folder: OutputFolder, attempt: int, on_progress: OnProgress
+) -> StoredOutputs | InlineOutputs:
+    if job.stored:
+        return StoredOutputs(line.results, folder, attempt=attempt, on_progress=on_progress)
+    return InlineOutputs(folder)
 
 
 def _failed(job: Job, attempt: int, error: JobFailedError, watch: Stopwatch) -> JobResult:

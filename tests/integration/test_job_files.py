@@ -10,15 +10,18 @@ import pytest
 from PIL import Image
 
 from function.engine.results import EngineFile
-from function.errors import InputMissingError, InputRefusedError
+from function.errors import InputMissingError, InputRefusedError, NodeFailedError
 from function.inputs import staged_inputs
-from function.outputs import OutputFiles, output_directory
+from function.outputs.files import OutputFolder
+from function.outputs.inline import InlineOutputs
 from function.telemetry import ignore_progress
+from tests.support.outputs import written
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from function.job import Output
     from function.storage.objects import ObjectStore
     from function.workflow import Workflow
 
@@ -111,49 +114,72 @@ def test_inputs_from_elsewhere_and_broken_data_are_refused(store: ObjectStore, i
     assert list(input_dir.iterdir()) == []
 
 
-def written(output_dir: Path, name: str, subfolder: str = "j1", folder_type: str = "output") -> EngineFile:
-    """A small image as the engine would have written it."""
-    path = output_dir / subfolder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (3, 2)).save(path, "PNG")
-    return EngineFile(node_id="9", kind="images", filename=name, subfolder=subfolder, folder_type=folder_type)
-
-
-def test_outputs_are_stored_and_described(store: ObjectStore, tmp_path: Path) -> None:
-    """Digest, size, dimensions and URL; the subfolder is the workflow's own, without the job's."""
-    files = OutputFiles.of([written(tmp_path, "a.png", "j1/sub")], output_dir=tmp_path, job_id="j1")
-    (output,) = files.store(store, attempt=2, on_progress=ignore_progress)
-    stored = store.get("outputs/j1/2/sub/a.png", max_bytes=10_000)
-    assert (output.url, output.subfolder) == (store.object_url("outputs/j1/2/sub/a.png"), "sub")
-    assert (output.sha256, output.size_bytes) == (hashlib.sha256(stored).hexdigest(), len(stored))
+def test_outputs_of_a_job_that_stores_nothing_carry_their_bytes(tmp_path: Path) -> None:
+    """Digest, size and dimensions as for stored ones; the subfolder is the workflow's own, without the job's."""
+    file = written(tmp_path, "a.png", "j1/sub")
+    with InlineOutputs(OutputFolder(tmp_path, "j1")) as outputs:
+        outputs.begin([file])
+        (output,) = outputs.finish([file])
+    data = (tmp_path / "j1" / "sub" / "a.png").read_bytes()
+    assert (output.data, output.sha256, output.size_bytes) == (data, hashlib.sha256(data).hexdigest(), len(data))
+    assert (output.subfolder, output.filename, output.url) == ("sub", "a.png", "")
     assert (output.width, output.height, output.media_type) == (3, 2, "image/png")
-    assert output.data is None
 
 
 def test_previews_are_no_outputs(tmp_path: Path) -> None:
     """Temporary files of the engine are left to it."""
-    preview = written(tmp_path, "p.png", "", "temp")
-    assert OutputFiles.of([preview], output_dir=tmp_path, job_id="j1").read() == ()
+    assert read(tmp_path, written(tmp_path, "p.png", "", folder_type="temp")) == ()
 
 
 def test_an_image_that_is_none_has_no_dimensions(tmp_path: Path) -> None:
     """The file is an output all the same."""
-    file = written(tmp_path, "a.png")
-    (tmp_path / "j1" / "a.png").write_bytes(b"no image")
-    (output,) = OutputFiles.of([file], output_dir=tmp_path, job_id="j1").read()
+    (output,) = read(tmp_path, written(tmp_path, "a.png", content=b"no image"))
     assert (output.width, output.height, output.data) == (None, None, b"no image")
 
 
-@pytest.mark.parametrize(("filename", "subfolder"), [("../../x", "j1"), ("/etc/passwd", ""), ("x", "../..")])
+def test_an_animation_is_an_image_and_a_text_is_a_file(tmp_path: Path) -> None:
+    """Media types go by the extension, the same on every machine."""
+    first, second = Image.new("RGB", (4, 2)), Image.new("RGB", (4, 2), "red")
+    (tmp_path / "j1").mkdir()
+    first.save(tmp_path / "j1" / "a.webp", save_all=True, append_images=[second])
+    animation = EngineFile(node_id="8", kind="images", filename="a.webp", subfolder="j1", folder_type="output")
+    outputs = read(tmp_path, animation, written(tmp_path, "t.txt", content="ä".encode()))
+    assert [(output.media_type, output.width) for output in outputs] == [("image/webp", 4), ("text/plain", None)]
+
+
+@pytest.mark.parametrize(
+    ("filename", "subfolder"), [("../../x", "j1"), ("/etc/passwd", ""), ("x", "../.."), ("a\0b", "j1"), ("link", "")]
+)
 def test_an_output_outside_the_output_directory_is_refused(tmp_path: Path, filename: str, subfolder: str) -> None:
-    """A custom node may report any name."""
+    """A custom node may report any name, and write a link to anywhere."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "link").symlink_to("/etc/passwd")
     file = EngineFile(node_id="9", kind="images", filename=filename, subfolder=subfolder, folder_type="output")
     with pytest.raises(InputRefusedError, match="outside OUTPUT_DIR"):
-        OutputFiles.of([file], output_dir=tmp_path / "out", job_id="j1").read()
+        read(tmp_path / "out", file)
+
+
+def test_a_reported_file_that_is_not_there_is_the_nodes_failure(tmp_path: Path) -> None:
+    """The error names node and file."""
+    file = EngineFile(node_id="9", kind="images", filename="gone.png", subfolder="j1", folder_type="output")
+    with pytest.raises(NodeFailedError, match=r"node 9: reported 'gone\.png', which can't be read: No such file"):
+        read(tmp_path, file)
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    """One in the job's folder and one beside it, whose prefix the workflow computed, would have the same URL."""
+    with pytest.raises(InputRefusedError, match=r"another node wrote 'a\.png' too"):
+        read(tmp_path, written(tmp_path, "a.png", "j1"), written(tmp_path, "a.png", ""))
 
 
 def test_the_jobs_output_directory_is_removed_whatever_happens(tmp_path: Path) -> None:
     """Half-written outputs of a failed run go too."""
-    with output_directory(tmp_path, "j1"):
+    with OutputFolder(tmp_path, "j1").removed_at_the_end():
         written(tmp_path, "a.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def read(output_dir: Path, *files: EngineFile) -> tuple[Output, ...]:
+    """The outputs of a run of the job j1 that stores nothing."""
+    with InlineOutputs(OutputFolder(output_dir, "j1")) as outputs:
+        return outputs.finish(files)

@@ -1,0 +1,46 @@
+"""Outputs for a caller who gets the bytes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self
+
+from function.outputs.files import describe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from function.engine.results import EngineFile
+    from function.job import Output
+    from function.outputs.files import OutputFolder
+
+
+class InlineOutputs:
+    """The outputs of a job that stores nothing: read into memory once the run has ended."""
+
+    def __init__(self, folder: OutputFolder) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> Self:
+        """Nothing to begin."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to end."""
+
+    def begin(self, files: Sequence[EngineFile]) -> None:
+        """Nothing: the bytes are wanted only if the whole run succeeds."""
+
+    def finish(self, files: Sequence[EngineFile]) -> tuple[Output, ...]:
+        """Every output with its bytes.
+
+        Raises:
+            InputRefusedError: A file lies outside OUTPUT_DIR.
+            NodeFailedError: A file can't be read.
+        """
+        return tuple(self._read(name, file) for name, file in self._folder.named(files))
+
+    def _read(self, name: str, file: EngineFile) -> Output:
+        with self._folder.open(file) as source:
+            data = source.read()
+            return replace(describe(name, file, source), size_bytes=len(data), data=data)

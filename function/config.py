@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from function.credentials import UrlCredential, read_credentials
 from function.errors import SettingsError
+from function.sources import AllowedUrls, parse_allow_list
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,10 +31,11 @@ class _Variable:
     parse: Callable[[str], Any]
     default: str
     doc: str
+    secret: bool
 
 
-def _setting(name: str, parse: Callable[[str], Any], default: str, doc: str) -> Any:  # noqa: ANN401  (a field of any type)
-    return field(metadata={"variable": _Variable(name, parse, default, doc)})
+def _setting(name: str, parse: Callable[[str], Any], default: str, doc: str, *, secret: bool = False) -> Any:  # noqa: ANN401  (a field of any type)
+    return field(metadata={"variable": _Variable(name, parse, default, doc, secret)}, repr=not secret)
 
 
 def _integer(minimum: int, maximum: int = 2**40) -> Callable[[str], int]:
@@ -68,6 +71,10 @@ def _choice(*choices: str) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+def _boolean(text: str) -> bool:
+    return _choice("true", "false")(text.lower()) == "true"
 
 
 def _log_level(text: str) -> str:
@@ -155,6 +162,30 @@ class Settings:
         "",
         "Where jobs and outputs are stored; default `file://$DATA_DIR/store/results`.",
     )
+    model_url_allow: tuple[AllowedUrls, ...] = _setting(
+        "MODEL_URL_ALLOW",
+        parse_allow_list,
+        "",
+        "Which `https://` and `s3://` URLs a workflow may name as models: hosts (`huggingface.co`, `*.hf.co`) and URL"
+        " prefixes, separated by commas; redirects must lead to allowed ones too. MODELS_URL is always allowed.",
+    )
+    model_url_credentials: tuple[UrlCredential, ...] = _setting(
+        "MODEL_URL_CREDENTIALS",
+        read_credentials,
+        "",
+        "What requests to some of these URLs carry: a JSON list of `url_pattern` and `auth`, or the path of such a"
+        " file.",
+        secret=True,
+    )
+    allow_private_networks: bool = _setting(
+        "ALLOW_PRIVATE_NETWORKS", _boolean, "false", "Whether these URLs may lead to addresses of private networks."
+    )
+    allow_pickle_models: bool = _setting(
+        "ALLOW_PICKLE_MODELS",
+        _boolean,
+        "false",
+        "Whether models may be `.ckpt`, `.pt`, `.pt2`, `.pth`, `.bin` or `.pkl`: loading one runs code that is in it.",
+    )
     cache_capacity_bytes: int = _setting(
         "LRU_CACHE_SIZE_GB", _binary_units(GIB), "0", "Capacity of the model cache in GiB; 0: as large as the disk."
     )
@@ -188,6 +219,12 @@ def setting_variables() -> list[tuple[str, str, str]]:
     return [(variable.name, variable.default, variable.doc) for variable in variables]
 
 
+def shown_settings(environ: Mapping[str, str]) -> list[str]:
+    """`NAME=value` of every setting that an environment gives, for people; secrets are not shown."""
+    given = [f.metadata["variable"] for f in fields(Settings) if environ.get(f.metadata["variable"].name)]
+    return [f"{variable.name}={'...' if variable.secret else environ[variable.name]}" for variable in given]
+
+
 def read_settings(environ: Mapping[str, str]) -> Settings:
     """Read the settings from an environment; an empty variable counts as unset.
 
@@ -201,7 +238,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         try:
             values[setting.name] = variable.parse(text)
         except ValueError as error:
-            raise SettingsError(f"{variable.name}={text!r}: expected {error}") from error
+            shown = "..." if variable.secret else repr(text)
+            raise SettingsError(f"{variable.name}={shown}: expected {error}") from error
     return Settings(**_with_derived_defaults(values))
 
 

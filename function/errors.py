@@ -65,6 +65,12 @@ class ModelMissingError(JobFailedError):
     code = "model_missing"
 
 
+class ModelAmbiguousError(JobFailedError):
+    """A model's name, given to a node that is not ComfyUI's own, fits several files in storage (`candidates`)."""
+
+    code = "model_ambiguous"
+
+
 class ModelTooLargeError(JobFailedError):
     """The models of one job together are larger than the cache."""
 

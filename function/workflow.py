@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 Workflow: TypeAlias = dict[str, dict[str, Any]]
 
 JOB_STAMP = "comfyfn_job"
-_OUTPUT_INPUT = "filename_prefix"
+OUTPUT_INPUT = "filename_prefix"
+"""The input that makes a node one that saves."""
+
 NO_OUTPUT = "workflow: no output node; add one that saves, for example SaveImage"
 _UI_KEYS = frozenset({"nodes", "links", "last_node_id"})
 
@@ -79,12 +81,12 @@ def confine_outputs(workflow: Workflow, job_id: str) -> Workflow:
     """
     replacements: dict[tuple[str, str], Any] = {}
     for node_id, node in workflow.items():
-        prefix = node["inputs"].get(_OUTPUT_INPUT)
+        prefix = node["inputs"].get(OUTPUT_INPUT)
         if prefix is not None:
             replacements[node_id, JOB_STAMP] = job_id
         if isinstance(prefix, str):
-            check_relative(prefix, what=f"node {node_id}, input {_OUTPUT_INPUT}")
-            replacements[node_id, _OUTPUT_INPUT] = f"{job_id}/{prefix}"
+            check_relative(prefix, what=f"node {node_id}, input {OUTPUT_INPUT}")
+            replacements[node_id, OUTPUT_INPUT] = f"{job_id}/{prefix}"
     return replace_inputs(workflow, replacements)
 
 

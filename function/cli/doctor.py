@@ -6,12 +6,12 @@ import os
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
-from function.config import GIB, Settings, read_settings
+from function.config import GIB, Settings, read_settings, shown_settings
 from function.engine.command import engine_command
 from function.engine.supervisor import Supervisor
 from function.errors import ComfyfnError
@@ -62,11 +62,9 @@ def _show(finding: Finding) -> None:
     click.echo(f"{click.style(f'{finding.level:4}', fg=colour)}  {finding.subject:16} {finding.text}")
 
 
-def check_settings(settings: Settings) -> Iterator[Finding]:
+def check_settings(_settings: Settings) -> Iterator[Finding]:
     """Every setting that the environment gives."""
-    given = [field.metadata["variable"].name for field in fields(settings)]
-    changed = [f"{name}={os.environ[name]}" for name in given if os.environ.get(name)]
-    yield Finding("ok", "settings", ", ".join(changed) or "all at their defaults")
+    yield Finding("ok", "settings", ", ".join(shown_settings(os.environ)) or "all at their defaults")
 
 
 def check_storage(settings: Settings) -> Iterator[Finding]:

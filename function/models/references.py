@@ -12,11 +12,13 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from function.errors import InputRefusedError
-from function.workflow import check_relative, literal_inputs, replace_inputs
+from function.models.urls import allowed_url, folder_of, is_url, local_name
+from function.workflow import OUTPUT_INPUT, check_relative, literal_inputs, replace_inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
+    from function.sources import AllowedUrls
     from function.workflow import Workflow
 
 ETAG_STAMP = "comfyfn_etag"
@@ -26,6 +28,10 @@ LEGACY_FOLDERS = {"diffusion_models": "unet", "text_encoders": "clip", "controln
 
 _SAFE_SUFFIXES = (".safetensors", ".sft")
 _PICKLE_SUFFIXES = (".ckpt", ".pt", ".pt2", ".bin", ".pth", ".pkl")
+_CONFIG_SUFFIXES = (".yaml",)
+ALL_SUFFIXES = _SAFE_SUFFIXES + _PICKLE_SUFFIXES
+"""What the names of model files end with, in lower case."""
+
 _OPTIONAL_FOLDERS = frozenset({"embeddings", "configs"})
 _NO_FILE = frozenset({"", "None", "[None]"})
 _MAX_SEGMENT_BYTES = 255
@@ -78,6 +84,9 @@ LOADER_INPUTS: dict[tuple[str, str], str] = {
 }
 """Folder of each (class, input name) of ComfyUI's own loaders."""
 
+LOADER_CLASSES = frozenset(class_type for class_type, _ in LOADER_INPUTS)
+"""Classes whose inputs we know."""
+
 # VAELoader's names that are no file of the folder vae.
 _VAE_PAIRS = frozenset({"taesd", "taesdxl", "taesd3", "taef1", "taef2"})
 _VAE_WITHOUT_FILE = "pixel_space"
@@ -120,7 +129,9 @@ class ModelRef:
         return self.folder in _OPTIONAL_FOLDERS
 
 
-def model_references(workflow: Workflow, *, allow_pickle: bool = False) -> tuple[ModelRef, ...]:
+def model_references(
+    workflow: Workflow, *, allow_pickle: bool = False, allow: Iterable[AllowedUrls] = ()
+) -> tuple[ModelRef, ...]:
     """Every model file that the workflow's loaders and prompts name, in the order of the graph.
 
     A linked input names nothing. The same file named twice is two references.
@@ -128,14 +139,33 @@ def model_references(workflow: Workflow, *, allow_pickle: bool = False) -> tuple
     Args:
         workflow: A parsed graph.
         allow_pickle: Accept .ckpt, .pt, .bin and .pth too: loading such a file runs code that is in it.
+        allow: URLs that may stand in place of names.
 
     Raises:
-        InputRefusedError: A name that leaves its folder, or a file format that is not allowed.
+        InputRefusedError: A name that leaves its folder, a file format or a URL that is not allowed.
     """
-    references = tuple(_references(workflow))
+    references = tuple(_references(workflow, tuple(allow)))
     for reference in references:
-        _check_name(reference, allow_pickle=allow_pickle)
+        check_reference(reference, allow_pickle=allow_pickle)
+    _check_sources(references)
     return references
+
+
+def localise_models(workflow: Workflow, references: Iterable[ModelRef]) -> Workflow:
+    """The graph with names inside the model's folder, where it gave a URL or another part of the model's key."""
+    return replace_inputs(
+        workflow,
+        {
+            (reference.node_id, reference.input_name): reference.filename
+            for reference in references
+            if reference.source_url or _is_other_part(workflow, reference)
+        },
+    )
+
+
+def _is_other_part(workflow: Workflow, reference: ModelRef) -> bool:
+    value = workflow[reference.node_id]["inputs"][reference.input_name]
+    return value != reference.filename and f"/{reference.key}".endswith(f"/{value}")
 
 
 def stamp_loaders(workflow: Workflow, etags: Mapping[ModelRef, str]) -> Workflow:
@@ -153,15 +183,41 @@ def stamp_loaders(workflow: Workflow, etags: Mapping[ModelRef, str]) -> Workflow
     )
 
 
-def _references(workflow: Workflow) -> Iterator[ModelRef]:
+def _references(workflow: Workflow, allow: tuple[AllowedUrls, ...]) -> Iterator[ModelRef]:
     for node_id, class_type, name, value in literal_inputs(workflow):
         folder = LOADER_INPUTS.get((class_type, name))
-        if folder is None:
-            embeddings = _EMBEDDING.findall(value)
-            yield from (ModelRef("embeddings", _with_suffix(found), node_id, name) for found in embeddings)
-        elif value not in _NO_FILE:
+        if folder and is_url(value):
+            yield _url_reference(node_id, name, value, folder, allow)
+        elif folder and value not in _NO_FILE:
             files = _vae_files(value) if class_type == "VAELoader" else [(folder, value)]
             yield from (ModelRef(*file, node_id, name) for file in files)
+        elif _is_custom_url(class_type, name, value):
+            yield _url_reference(node_id, name, value, None, allow)
+        elif not folder:
+            embeddings = _EMBEDDING.findall(value)
+            yield from (ModelRef("embeddings", _with_suffix(found), node_id, name) for found in embeddings)
+
+
+def _is_custom_url(class_type: str, name: str, value: str) -> bool:
+    is_file = value.partition("?")[0].lower().endswith(ALL_SUFFIXES) and len(value.split()) == 1
+    return is_file and is_url(value) and class_type not in LOADER_CLASSES and name != OUTPUT_INPUT
+
+
+def _url_reference(node_id: str, name: str, value: str, folder: str | None, allow: tuple[AllowedUrls, ...]) -> ModelRef:
+    what = f"node {node_id}, input {name}"
+    url = allowed_url(value, allow, what=what)
+    folder = folder or folder_of(url, name, LOADER_INPUTS, what=what)
+    suffixes = _CONFIG_SUFFIXES if folder == "configs" else ALL_SUFFIXES
+    return ModelRef(folder, local_name(url, suffixes, what=what), node_id, name, source_url=value)
+
+
+def _check_sources(references: Iterable[ModelRef]) -> None:
+    """A URL's name leaves out its query; within one job one name must mean one file."""
+    sources: dict[str, str | None] = {}
+    for reference in references:
+        if sources.setdefault(reference.key, reference.source_url) != reference.source_url:
+            what = f"node {reference.node_id}, input {reference.input_name}"
+            raise InputRefusedError(f"{what}: two sources of {reference.filename} differ only in their queries")
 
 
 def _vae_files(name: str) -> list[tuple[str, str]]:
@@ -174,11 +230,16 @@ def _vae_files(name: str) -> list[tuple[str, str]]:
 
 def _with_suffix(embedding: str) -> str:
     # ComfyUI tries its suffixes when the name has none; .safetensors comes first.
-    has_suffix = embedding.lower().endswith(_SAFE_SUFFIXES + _PICKLE_SUFFIXES)
+    has_suffix = embedding.lower().endswith(ALL_SUFFIXES)
     return embedding if has_suffix else f"{embedding}.safetensors"
 
 
-def _check_name(reference: ModelRef, *, allow_pickle: bool) -> None:
+def check_reference(reference: ModelRef, *, allow_pickle: bool) -> None:
+    """Refuse a name that leaves its folder, and a file format that is not allowed.
+
+    Raises:
+        InputRefusedError: Naming node and input.
+    """
     what = f"node {reference.node_id}, input {reference.input_name}"
     name = reference.filename
     check_relative(name, what=what)
@@ -194,10 +255,15 @@ def _check_name(reference: ModelRef, *, allow_pickle: bool) -> None:
 def _check_suffix(reference: ModelRef, what: str, *, allow_pickle: bool) -> None:
     suffix = PurePosixPath(reference.filename).suffix.lower()
     if reference.folder == "configs":
-        allowed: tuple[str, ...] = (".yaml",)
+        allowed: tuple[str, ...] = _CONFIG_SUFFIXES
     else:
-        allowed = _SAFE_SUFFIXES + (_PICKLE_SUFFIXES if allow_pickle else ())
+        allowed = ALL_SUFFIXES if allow_pickle else _SAFE_SUFFIXES
     if suffix in allowed:
         return
-    reason = "is a pickle file, which can run code when it is loaded" if suffix in _PICKLE_SUFFIXES else "is no model"
-    raise InputRefusedError(f"{what}: {reference.filename!r} {reason}; allowed are {' '.join(allowed)}")
+    refused = f"{what}: {reference.filename!r} is"
+    if suffix in _PICKLE_SUFFIXES and reference.folder != "configs":
+        raise InputRefusedError(
+            f"{refused} a pickle file, which can run code when it is loaded; allowed are {' '.join(allowed)}, "
+            "and all others with ALLOW_PICKLE_MODELS=true"
+        )
+    raise InputRefusedError(f"{refused} no model; allowed are {' '.join(allowed)}")

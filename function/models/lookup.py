@@ -1,0 +1,94 @@
+"""Finds what a job's graph names: where each model lies, by the settings and by what is in storage."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from function.errors import StorageUnavailableError
+from function.models.custom import custom_references, names_custom_models
+from function.models.references import model_references
+from function.sources import parse_allowed, parse_source_url
+from function.storage.origins import open_origin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from function.models.references import ModelRef
+    from function.storage.https import FetchRules
+    from function.storage.objects import ObjectStore
+    from function.storage.origins import Origin
+    from function.workflow import Workflow
+
+_log = logging.getLogger(__name__)
+
+
+class ModelLookup:
+    """Which models a workflow names, and where they come from.
+
+    Args:
+        store: MODELS_URL; if it is a bucket, the URLs of its objects are allowed whatever the rules say.
+        rules: Which other URLs a workflow may name, and how they are fetched.
+        allow_pickle: Accept file formats that run code when they are loaded.
+        listing_seconds: For how long a listing of the store counts as current. There is one only for jobs that name
+            models of nodes which are not ComfyUI's own.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        rules: FetchRules,
+        allow_pickle: bool = False,
+        listing_seconds: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        own = (parse_allowed(store.url),) if store.url.startswith("s3://") else ()
+        self._allow = (*rules.allow, *own)
+        self._store = store
+        self._rules = rules
+        self._allow_pickle = allow_pickle
+        self._listing_seconds = listing_seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._listed: tuple[float, list[str]] | None = None
+        self._origins: dict[str, Origin] = {}
+
+    def references(self, workflow: Workflow) -> tuple[ModelRef, ...]:
+        """Every model file that the workflow names.
+
+        Raises:
+            InputRefusedError: A name, a file format or a URL that is not allowed.
+            ModelAmbiguousError: A name that fits several objects.
+            StorageUnavailableError: The store had to be listed and never answered.
+        """
+        found = model_references(workflow, allow_pickle=self._allow_pickle, allow=self._allow)
+        if not names_custom_models(workflow):
+            return found
+        return found + custom_references(workflow, self._keys(), allow_pickle=self._allow_pickle)
+
+    def origin_of(self, reference: ModelRef) -> tuple[Origin, str]:
+        """Where a model comes from, and its key there, which may hold a secret (see `Origin`)."""
+        if reference.source_url is None:
+            return self._store, reference.key
+        url = parse_source_url(reference.source_url)
+        with self._lock:
+            if url.origin not in self._origins:
+                self._origins[url.origin] = open_origin(url.origin, rules=self._rules)
+            return self._origins[url.origin], url.target.removeprefix("/")
+
+    def _keys(self) -> list[str]:
+        """Every key of the store; an old listing where it does not answer."""
+        with self._lock:
+            if self._listed and self._clock() - self._listed[0] < self._listing_seconds:
+                return self._listed[1]
+            try:
+                self._listed = self._clock(), [info.key for info in self._store.list_objects()]
+            except StorageUnavailableError as error:
+                if not self._listed:
+                    raise
+                _log.warning("an earlier listing of the models is used: %s", error)
+            return self._listed[1]

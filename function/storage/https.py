@@ -1,0 +1,237 @@
+"""`https://host`: single files of other people's servers, read by ranges, guarded.
+
+Every request, redirects included, goes to a URL that MODEL_URL_ALLOW names and to an address that was checked after
+the name was resolved. It is spoken in `http.client`: urllib3 would write the URLs, and with them the secrets in their
+queries, into its log lines. Proxies of the environment are not used: a proxy would resolve the names again, unguarded.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin
+
+from function.credentials import find_credential
+from function.errors import InputRefusedError, StorageUnavailableError
+from function.sources import DEFAULT_PORTS, check_allowed, parse_source_url
+from function.storage.guard import Resolver, checked_addresses, resolve_name
+from function.storage.http_answers import HttpAnswer, info_of, read_range
+from function.storage.objects import ObjectMissingError, TransientStorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from function.credentials import UrlCredential
+    from function.sources import AllowedUrls, SourceUrl
+    from function.storage.objects import ObjectInfo, RangeStream
+
+MAX_REDIRECTS = 5
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_OK = 200
+_PARTIAL = 206
+_GONE = frozenset({404, 410})
+
+
+@dataclass(frozen=True, slots=True)
+class FetchRules:
+    """What may be fetched, and how.
+
+    Attributes:
+        allow: The URLs, those of redirects too.
+        credentials: What requests to some of them carry.
+        allow_private: Whether a host may have a private address; plain http is spoken with this machine alone.
+        resolve: Looks host names up.
+        make_tls: Makes the settings of TLS, called once for each origin.
+        connect_seconds: How long one connection may take.
+        read_seconds: How long a server may be silent.
+    """
+
+    allow: tuple[AllowedUrls, ...] = ()
+    credentials: tuple[UrlCredential, ...] = field(default=(), repr=False)
+    allow_private: bool = False
+    resolve: Resolver = resolve_name
+    make_tls: Callable[[], ssl.SSLContext] = ssl.create_default_context
+    connect_seconds: float = 5.0
+    read_seconds: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Hop:
+    """One URL of a chain of redirects, with what the requests before it carried and where to."""
+
+    url: SourceUrl
+    sent: tuple[tuple[UrlCredential, str], ...] = ()
+
+    def credential(self, rules: FetchRules) -> UrlCredential | None:
+        """What this request carries: never what was sent to another origin before."""
+        found = find_credential(rules.credentials, self.url)
+        elsewhere = any(credential == found and origin != self.url.origin for credential, origin in self.sent)
+        return None if elsewhere else found
+
+
+class HttpsOrigin:
+    """The files of one host. Keys are paths with their queries, percent-encoded, without the leading slash.
+
+    Args:
+        url: `https://host` or `https://host:port`.
+        rules: What may be fetched, and how.
+    """
+
+    def __init__(self, url: str, *, rules: FetchRules) -> None:
+        self.url = url
+        self._rules = rules
+        self._tls: ssl.SSLContext | None = None
+        self._landed: dict[str, _Hop] = {}
+
+    def object_url(self, key: str) -> str:
+        """URL of one file without its query."""
+        return str(self._source(key))
+
+    def head(self, key: str) -> ObjectInfo:
+        """Describe one file, by HEAD, or where that is refused by a GET of its first byte.
+
+        Its identity is a strong ETag, else Last-Modified with the length.
+
+        Raises:
+            ObjectMissingError: The server says that there is none.
+            InputRefusedError: The URL or a redirect is not allowed, the server refuses us for good, or does not say
+                what identifies the file and how long it is.
+            StorageUnavailableError: The server does not answer, or answers that it can't.
+        """
+        self._landed.pop(key, None)
+        with closing(self._land(key, "HEAD")) as answer:
+            if answer.status in _GONE:
+                raise ObjectMissingError(self.object_url(key))
+            if answer.status == _OK and answer.size_bytes is not None:
+                return info_of(answer, key, self.object_url(key))
+        with closing(self._land(key, "GET", {"Range": "bytes=0-0"})) as answer:
+            return info_of(answer, key, self.object_url(key))
+
+    @contextmanager
+    def open_range(self, key: str, start: int, length: int, *, etag: str) -> Iterator[RangeStream]:
+        """A stream of part of a file.
+
+        A server without ranges serves a file that is read in one piece; what it sends is checked all the same.
+
+        Raises:
+            ObjectMissingError: There is none.
+            ObjectChangedError: The file has another identity now.
+            InputRefusedError: As for `head`, or the server has no ranges.
+            StorageUnavailableError: As for `head`.
+        """
+        headers = {"Range": f"bytes={start}-{start + length - 1}"}
+        with closing(self._land(key, "GET", headers)) as answer:
+            yield read_range(answer, self.object_url(key), start, length, etag=etag)
+
+    def _source(self, key: str) -> SourceUrl:
+        try:
+            return parse_source_url(f"{self.url}/{key}")
+        except ValueError as error:
+            raise InputRefusedError(f"{self.url}: a URL can't be used: {error}") from None
+
+    def _land(self, key: str, method: str, headers: Mapping[str, str] | None = None) -> HttpAnswer:
+        """The answer at the end of the redirects; the next request starts there, and anew when it is turned away."""
+        shown = self.object_url(key)
+        landed = self._landed.get(key)
+        if landed:
+            answer, self._landed[key] = self._follow(landed, shown, method, headers or {})
+            if answer.status in {_OK, _PARTIAL}:
+                return answer
+            answer.close()
+        answer, self._landed[key] = self._follow(_Hop(self._source(key)), shown, method, headers or {})
+        return answer
+
+    def _follow(self, hop: _Hop, shown: str, method: str, headers: Mapping[str, str]) -> tuple[HttpAnswer, _Hop]:
+        for _ in range(MAX_REDIRECTS + 1):
+            check_allowed(hop.url, self._rules.allow, what=shown)
+            credential = hop.credential(self._rules)
+            answer = self._ask(hop.url, method, headers, credential)
+            if answer.status not in _REDIRECTS:
+                return answer, hop
+            answer.close()
+            sent = (*hop.sent, (credential, hop.url.origin)) if credential else hop.sent
+            hop = _Hop(_redirected(hop.url, answer.header("Location"), shown), sent)
+        raise InputRefusedError(f"{shown}: more than {MAX_REDIRECTS} redirects")
+
+    def _ask(
+        self, url: SourceUrl, method: str, headers: Mapping[str, str], credential: UrlCredential | None
+    ) -> HttpAnswer:
+        """One request; its connection ends with the answer."""
+        target = url.target
+        if credential and credential.query:
+            target += ("&" if url.query else "?") + credential.query
+        connection = self._connect(url)
+        try:
+            connection.request(
+                method,
+                target,
+                headers={
+                    **headers,
+                    **dict(credential.headers if credential else ()),
+                    "Accept-Encoding": "identity",
+                    "User-Agent": "comfyfn",
+                    "Connection": "close",
+                },
+            )
+            return HttpAnswer(connection.getresponse(), connection)
+        except (OSError, HTTPException) as error:
+            connection.close()
+            raise TransientStorageError(f"{url.origin}: no answer ({type(error).__name__})") from error
+
+    def _connect(self, url: SourceUrl) -> HTTPConnection:
+        rules = self._rules
+        failure: OSError | None = None
+        for address in checked_addresses(url, resolve=rules.resolve, allow_private=rules.allow_private):
+            connection = _PinnedConnection(url, address, self._tls_of(url), rules)
+            try:
+                connection.connect()
+            except ssl.SSLCertVerificationError as error:
+                raise StorageUnavailableError(f"{url.origin}: its certificate is not valid for us") from error
+            except OSError as error:
+                failure = error
+            else:
+                return connection
+        raise TransientStorageError(f"{url.origin}: no connection ({type(failure).__name__})") from failure
+
+    def _tls_of(self, url: SourceUrl) -> ssl.SSLContext | None:
+        if url.scheme != "https":
+            return None
+        if self._tls is None:
+            self._tls = self._rules.make_tls()
+        return self._tls
+
+
+class _PinnedConnection(HTTPConnection):
+    """A connection to an address that was checked, where it speaks and expects the name of the host."""
+
+    def __init__(self, url: SourceUrl, address: str, tls: ssl.SSLContext | None, rules: FetchRules) -> None:
+        self.default_port = DEFAULT_PORTS[url.scheme]
+        super().__init__(url.host, url.port)
+        self._address = address
+        self._tls = tls
+        self._rules = rules
+
+    def connect(self) -> None:
+        """Connect, once: the name is never resolved again."""
+        connected = socket.create_connection((self._address, self.port), self._rules.connect_seconds)
+        with ExitStack() as undo:
+            undo.callback(connected.close)
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.sock = self._tls.wrap_socket(connected, server_hostname=self.host) if self._tls else connected
+            self.sock.settimeout(self._rules.read_seconds)
+            undo.pop_all()
+
+
+def _redirected(url: SourceUrl, location: str, shown: str) -> SourceUrl:
+    try:
+        target = parse_source_url(urljoin(url.origin + url.target, location))
+    except ValueError as error:
+        raise InputRefusedError(f"{shown}: redirects to a URL that can't be used: {error}") from None
+    if target.scheme == "s3" or not location:
+        raise InputRefusedError(f"{shown}: redirects to nowhere that could be followed")
+    return target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING
 
 from function.errors import SettingsError
@@ -11,8 +12,13 @@ if TYPE_CHECKING:
     from function.storage.objects import ObjectStore
 
 
-def open_store(url: str) -> ObjectStore:
+def open_store(url: str, *, stall_seconds: float = 30, attempts: int = 3) -> ObjectStore:
     """The store of `s3://bucket/prefix` or `file:///dir`; nothing is read, connected or made yet.
+
+    Args:
+        url: One of the two.
+        stall_seconds: After how long without a byte a connection counts as broken.
+        attempts: How often a request is sent that gets no answer, or a server's error.
 
     Raises:
         SettingsError: The URL is neither.
@@ -23,9 +29,9 @@ def open_store(url: str) -> ObjectStore:
 
         return LocalStore(url)
     if scheme == "s3":
-        from function.storage.s3 import S3Store  # noqa: PLC0415  (boto3 is slow to import; not everyone needs it)
+        from function.storage.s3 import S3Store, make_client  # noqa: PLC0415  (boto3 is slow to import; not everyone needs it)
 
-        return S3Store(url)
+        return S3Store(url, make_client=partial(make_client, stall_seconds=stall_seconds, attempts=attempts))
     raise SettingsError(f"{url!r}: expected s3://bucket/prefix or file:///directory")
 
 

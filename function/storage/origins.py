@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from function.storage import open_store
-from function.storage.https import HttpsOrigin
+from function.storage.https import FetchRules, HttpsOrigin
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from function.storage.https import FetchRules
+    from function.config import Settings
     from function.storage.objects import ObjectInfo, RangeStream
 
 
@@ -36,6 +36,15 @@ class Origin(Protocol):
     def open_range(self, key: str, start: int, length: int, *, etag: str) -> AbstractContextManager[RangeStream]:
         """A stream of part of the content with this ETag."""
         ...
+
+
+def fetch_rules(settings: Settings) -> FetchRules:
+    """What the settings let be fetched over https, and how."""
+    return FetchRules(
+        allow=settings.model_url_allow,
+        credentials=settings.model_url_credentials,
+        allow_private=settings.allow_private_networks,
+    )
 
 
 def open_origin(url: str, *, rules: FetchRules) -> Origin:

@@ -52,6 +52,8 @@ def make_client(
     endpoint_url: str | None = None,
     access_key_id: str | None = None,
     secret_access_key: str | None = None,
+    stall_seconds: float = 30,
+    attempts: int = 3,
 ) -> S3Client:
     """A client of its own session (boto3's shared one is not safe to use from threads).
 
@@ -60,9 +62,9 @@ def make_client(
     """
     config = Config(
         connect_timeout=5,
-        read_timeout=30,
+        read_timeout=stall_seconds,
         max_pool_connections=32,
-        retries={"mode": "standard", "total_max_attempts": 3},
+        retries={"mode": "standard", "total_max_attempts": attempts},
         s3={"payload_signing_enabled": False},
         signature_version="s3v4",  # presigned URLs would still get version 2, which new servers refuse
     )

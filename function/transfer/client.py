@@ -2,28 +2,182 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import itertools
+import logging
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import IO, TYPE_CHECKING
+
+from function.errors import StorageUnavailableError
+from function.transfer import wire
+from function.transfer.fetching import Fetched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from function.transfer.fetching import Fetch, Fetched
+    from function.transfer.fetching import Fetch
+    from function.transfer.wire import Message
+
+_log = logging.getLogger("comfyfn.transfer")
+
+_ATTEMPTS = 2
+_STOP_SECONDS = 15.0  # a fetch that is told to stop may be waiting for a connection that stalls
+_COMMAND = (sys.executable, "-m", "function.transfer")
 
 
 class FetcherProcess:
-    """Brings files through a child process, which lives until `stop`."""
+    """Brings files through a child process, which is started when first needed and again when it has died.
+
+    A fetch in flight when the process dies goes on in the next one, once. The process ends with `stop`, and with this
+    process however that ends.
+
+    Args:
+        command: What to start.
+    """
+
+    def __init__(self, *, command: Sequence[str] = _COMMAND) -> None:
+        self._command = command
+        self._lock = threading.Lock()
+        self._child: _Child | None = None
+        self._busy = False
 
     def start(self) -> None:
         """Start the process unless it runs, so that its imports are over when the first file is wanted."""
+        self._living()
 
     def stop(self) -> None:
-        """End the process; fetches in flight fail."""
+        """End the process; fetches in flight fail. It can be started again."""
+        with self._lock:
+            child, self._child = self._child, None
+        if child:
+            child.stop()
+
+    @property
+    def pid(self) -> int | None:
+        """The process's number; None when it was never started or has been stopped."""
+        child = self._child
+        return child.pid if child else None
 
     def set_busy(self, busy: bool) -> None:  # noqa: FBT001  (a state, not an option)
         """Say whether the GPU works, so that fetches leave it CPU time and bandwidth."""
+        with self._lock:
+            self._busy = busy
+            if self._child:
+                self._child.send({"busy": busy})
 
     def fetch(self, wanted: Fetch, *, on_bytes: Callable[[int], None]) -> Fetched:
-        """Bring one file; see `Fetcher`."""
-        from function.transfer.reader import RangedFetcher  # noqa: PLC0415  (until the process is there)
+        """Bring one file; see `Fetcher`. `on_bytes` is called in this thread.
 
-        return RangedFetcher().fetch(wanted, on_bytes=on_bytes)
+        Raises:
+            StorageUnavailableError: Also when the process died again while it brought the file.
+        """
+        told = 0
+
+        def tell(done_bytes: int) -> None:
+            nonlocal told
+            if done_bytes > told:  # a process that takes over begins with less
+                count, told = done_bytes - told, done_bytes
+                on_bytes(count)
+
+        for _ in range(_ATTEMPTS):
+            found = self._living().fetch(wanted, tell)
+            if found:
+                return found
+            _log.warning("the transfer process died; %s is taken up again", wanted.key)
+        raise StorageUnavailableError(f"the transfer process died again and again while it brought {wanted.key}")
+
+    def _living(self) -> _Child:
+        with self._lock:
+            if self._child is None or self._child.dead:
+                if self._child:
+                    self._child.stop()
+                self._child = _Child(self._command)
+                if self._busy:
+                    self._child.send({"busy": True})
+            return self._child
+
+
+class _Child:
+    """One process from start to end."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self.dead = False
+        self._process = subprocess.Popen(  # noqa: S603  (this interpreter with a module of ours)
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self.pid = self._process.pid
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._answers: dict[int, SimpleQueue[Message | None]] = {}
+        self._thread = threading.Thread(
+            target=self._listen, args=(self._process.stdout,), name="transfer-answers", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the process and wait for it."""
+        with suppress(OSError):  # it is gone, and a line to it was lost
+            self._process.stdin.close()  # type: ignore[union-attr]  # a pipe
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._thread.join()
+
+    def send(self, message: Message) -> None:
+        """Write a line; one that a dead process doesn't get is answered by its death."""
+        with self._lock, suppress(OSError, ValueError):  # broken or closed
+            self._process.stdin.write(wire.encode(message))  # type: ignore[union-attr]  # a pipe
+            self._process.stdin.flush()  # type: ignore[union-attr]
+
+    def fetch(self, wanted: Fetch, tell: Callable[[int], None]) -> Fetched | None:
+        """One fetch; None when the process died meanwhile."""
+        number = next(self._numbers)
+        answers: SimpleQueue[Message | None] = SimpleQueue()
+        with self._lock:
+            if self.dead:
+                return None
+            self._answers[number] = answers
+        self.send({"fetch": number, "wanted": wire.to_wanted(wanted)})
+        try:
+            answer = _follow(answers, tell)
+        except BaseException:  # the caller's own, or Ctrl-C
+            self._end(number, answers)
+            raise
+        finally:
+            self._answers.pop(number, None)
+        if answer and "error" in answer:
+            raise wire.parse_error(answer["error"])
+        return Fetched(answer["crc64nvme"]) if answer else None
+
+    def _end(self, number: int, answers: SimpleQueue[Message | None]) -> None:
+        """Make sure that nobody writes to the part any more."""
+        self.send({"stop": number})
+        try:
+            while (answer := answers.get(timeout=_STOP_SECONDS)) and "done_bytes" in answer:
+                continue
+        except Empty:
+            self._process.kill()
+
+    def _listen(self, stream: IO[bytes]) -> None:
+        with stream:
+            for line in stream:
+                message = wire.parse(line)
+                answers = self._answers.get(message["fetch"])
+                if answers:
+                    answers.put(message)
+        with self._lock:
+            self.dead = True
+            for answers in self._answers.values():
+                answers.put(None)
+
+
+def _follow(answers: SimpleQueue[Message | None], tell: Callable[[int], None]) -> Message | None:
+    """Pass on how far it is; the last answer, or None when there won't be one."""
+    while (answer := answers.get()) and "done_bytes" in answer:
+        tell(answer["done_bytes"])
+    return answer

@@ -1,21 +1,39 @@
-"""Fetches objects in this process."""
+"""Fetches objects in this process: several ranges at once, each repeated from where it broke off."""
 
 from __future__ import annotations
 
+import os
+import time
+from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 from function.errors import StorageUnavailableError
 from function.storage import open_store
 from function.storage.objects import ObjectChangedError
-from function.transfer.checksums import crc64nvme, to_base64
+from function.transfer.checksums import combine, crc64nvme, to_base64
+from function.transfer.disk import reserve
 from function.transfer.fetching import Fetched, journal_of
+from function.transfer.journal import (
+    PART_BYTES,
+    Header,
+    Journal,
+    crcs_in_order,
+    discard,
+    read_boot_id,
+    resumable,
+)
+from function.transfer.pace import BUSY, MOST
+from function.transfer.parts import Parts
+from function.transfer.patience import Patience, repeated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from function.storage.objects import ObjectStore
+    from function.storage.objects import ObjectInfo, ObjectStore
     from function.transfer.fetching import Fetch
 
+_CONNECTIONS = 24  # of all fetches together: each has a thread and a buffer
 _CHUNK_BYTES = 1024 * 1024
 
 
@@ -24,27 +42,90 @@ class RangedFetcher:
 
     Args:
         open_store: The store of a URL; asked once for each.
+        part_bytes: What is fetched again when a process dies: the length of a part.
+        boot_id: Name of the machine's boot; parts of another boot are read again before they count.
+        sleep: Waits between attempts.
+
+    Attributes:
+        busy: Whether the GPU works; set it to leave CPU time and bandwidth to it.
     """
 
-    def __init__(self, *, open_store: Callable[[str], ObjectStore] = open_store) -> None:
-        self._open_store = open_store
+    def __init__(
+        self,
+        *,
+        open_store: Callable[[str], ObjectStore] = open_store,
+        part_bytes: int = PART_BYTES,
+        boot_id: str = "",
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.busy = False
+        self._store_of = cache(open_store)
+        self._part_bytes = part_bytes
+        self._boot_id = boot_id or read_boot_id()
+        self._sleep = sleep
+        self._active = 0
 
     def fetch(self, wanted: Fetch, *, on_bytes: Callable[[int], None]) -> Fetched:
         """Bring one file; see `Fetcher`."""
-        store = self._open_store(wanted.url)
-        info = store.head(wanted.key)
+        store = self._store_of(wanted.url)
+        info = repeated(lambda: store.head(wanted.key), Patience(self._sleep))
         if (info.etag, info.size_bytes) != (wanted.etag, wanted.size_bytes):
             raise ObjectChangedError(store.object_url(wanted.key))
-        crc = 0
-        with wanted.part.open("wb") as part:
-            for start in range(0, wanted.size_bytes, _CHUNK_BYTES):
-                chunk = store.get_range(wanted.key, start, _CHUNK_BYTES, etag=wanted.etag)
-                crc = crc64nvme(chunk, crc)
-                part.write(chunk)
-                on_bytes(len(chunk))
-        found = to_base64(crc)
-        if info.crc64nvme not in {"", found}:
-            wanted.part.unlink()
-            journal_of(wanted.part).unlink(missing_ok=True)
-            raise StorageUnavailableError(f"{store.object_url(wanted.key)}: the bytes don't have the object's checksum")
-        return Fetched(found)
+        with self._prepared(wanted, on_bytes) as (descriptor, journal):
+            parts = Parts(store, wanted.key, descriptor, journal, sleep=self._sleep)
+            with self._counted():
+                parts.bring(on_bytes=on_bytes, most=self._most)
+            return _verified(wanted, journal, info, store)
+
+    @contextmanager
+    def _prepared(self, wanted: Fetch, on_bytes: Callable[[int], None]) -> Iterator[tuple[int, Journal]]:
+        """Part and journal, open; with what an earlier fetch left."""
+        found = resumable(wanted)
+        if found is None:
+            discard(wanted.part)
+        descriptor = os.open(wanted.part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            header, crcs = found or self._begin(wanted, descriptor)
+            if header.boot_id != self._boot_id:
+                crcs = {part: crc for part, crc in crcs.items() if _crc_of(descriptor, header, part) == crc}
+                header = Header(header.etag, header.size_bytes, header.part_bytes, self._boot_id)
+            with Journal(journal_of(wanted.part), header, crcs) as journal:
+                on_bytes(sum(map(header.length_of, crcs)))
+                yield descriptor, journal
+        except ObjectChangedError:
+            discard(wanted.part)  # what came last may be of either content
+            raise
+        finally:
+            os.close(descriptor)
+
+    def _begin(self, wanted: Fetch, descriptor: int) -> tuple[Header, dict[int, int]]:
+        reserve(descriptor, wanted.size_bytes)
+        return Header(wanted.etag, wanted.size_bytes, self._part_bytes, self._boot_id), {}
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._active += 1
+        try:
+            yield
+        finally:
+            self._active -= 1
+
+    def _most(self) -> int:
+        """Connections that one fetch may have now."""
+        return BUSY if self.busy else max(BUSY, min(MOST, _CONNECTIONS // self._active))
+
+
+def _verified(wanted: Fetch, journal: Journal, info: ObjectInfo, store: ObjectStore) -> Fetched:
+    crc = to_base64(combine(crcs_in_order(journal.header, journal.crcs)))
+    if info.crc64nvme not in {"", crc}:
+        discard(wanted.part)
+        raise StorageUnavailableError(f"{store.object_url(wanted.key)}: the bytes don't have the object's checksum")
+    return Fetched(crc)
+
+
+def _crc_of(descriptor: int, header: Header, part: int) -> int:
+    """CRC of a part as it is on the disk."""
+    crc, end = 0, header.start_of(part) + header.length_of(part)
+    for start in range(header.start_of(part), end, _CHUNK_BYTES):
+        crc = crc64nvme(os.pread(descriptor, min(_CHUNK_BYTES, end - start), start), crc)
+    return crc

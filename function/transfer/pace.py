@@ -1,0 +1,69 @@
+"""How many connections one fetch uses: pure, fed with what was measured.
+
+One connection to a store on the LAN may fill it; S3 gives each some 80 MB/s, and only more of them help. Nothing tells
+the two apart but trying: the number is doubled while each connection is slow, and taken back when that brought little.
+"""
+
+from __future__ import annotations
+
+FIRST = 4
+MOST = 16
+BUSY = 2
+
+_SLOW_BYTES_PER_SECOND = 120e6  # of one connection; below it more of them are tried
+_WORTH = 1.25  # times the rate, for twice the connections
+_WINDOW_SECONDS = 0.2
+_REST_SECONDS = 15.0
+_DEAF_SECONDS = 1.0
+
+
+class Pace:
+    """The number of connections of one fetch.
+
+    Attributes:
+        limit: How many there may be now.
+    """
+
+    def __init__(self) -> None:
+        self.limit = FIRST
+        self._before = 0.0  # the rate that doubling has to beat; 0: nothing is being tried
+        self._window = (0.0, 0)
+        self._resting_until = 0.0
+        self._deaf_until = 0.0
+
+    def measure(self, now: float, done_bytes: int) -> None:
+        """Look at how far the fetch has come.
+
+        Args:
+            now: Seconds of a monotonic clock.
+            done_bytes: Bytes that have come over the network so far.
+        """
+        since, had_bytes = self._window
+        if done_bytes == 0 or now - since < _WINDOW_SECONDS:
+            return
+        self._window = (now, done_bytes)
+        if had_bytes:  # else it was only the beginning of the first window
+            self._judge(now, (done_bytes - had_bytes) / (now - since))
+
+    def _judge(self, now: float, rate: float) -> None:
+        if self._before and rate < self._before * _WORTH:
+            self._take_back(now)
+        elif self._could_grow(rate) and now >= self._resting_until:
+            self._before = rate
+            self.limit *= 2
+        else:
+            self._before = 0.0
+
+    def _could_grow(self, rate: float) -> bool:
+        return self.limit < FIRST or (self.limit < MOST and rate / self.limit < _SLOW_BYTES_PER_SECOND)
+
+    def _take_back(self, now: float) -> None:
+        self.limit = max(1, self.limit // 2)
+        self._before = 0.0
+        self._resting_until = now + _REST_SECONDS
+
+    def slow_down(self, now: float) -> None:
+        """The store asked for less; what several connections hear at the same time counts once."""
+        if now >= self._deaf_until:
+            self._deaf_until = now + _DEAF_SECONDS
+            self._take_back(now)

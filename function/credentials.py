@@ -104,7 +104,9 @@ def _is_sound(name: str, value: str) -> bool:
 _Auth: TypeAlias = tuple[tuple[tuple[str, str], ...], str]
 
 
-def _parse_auth(*, type: str, **members: str) -> _Auth:  # noqa: A002  (the member's name)
+def _parse_auth(*, type: str, **members: object) -> _Auth:  # noqa: A002  (the member's name)
+    if not all(isinstance(value, str) for value in members.values()):
+        raise TypeError
     return _AUTH[type](**members)
 
 

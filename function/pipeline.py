@@ -13,11 +13,13 @@ from function.inputs import staged_inputs
 from function.job import Job, JobResult
 from function.jobs import MAX_ATTEMPTS, JobRecords, to_timestamp, utc_now
 from function.models.cache import ModelCache
-from function.models.references import model_references, stamp_loaders
+from function.models.lookup import ModelLookup
+from function.models.references import localise_models, stamp_loaders
 from function.outputs.files import OutputFolder
 from function.outputs.inline import InlineOutputs
 from function.outputs.stored import StoredOutputs
 from function.storage import open_store
+from function.storage.origins import fetch_rules
 from function.workflow import confine_outputs, parse_workflow
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class Line:
     """What jobs run on; all of it belongs to the process."""
 
     records: JobRecords
+    lookup: ModelLookup
     models: ModelCache
     uploads: ObjectStore
     results: ObjectStore
@@ -55,11 +58,14 @@ def build_line(settings: Settings, supervisor: Supervisor, *, metrics: Metrics) 
         OSError: The model directory can't be used.
     """
     results = open_store(settings.results_url)
+    models = open_store(settings.models_url)
+    lookup = ModelLookup(models, rules=fetch_rules(settings), allow_pickle=settings.allow_pickle_models)
     return Line(
         records=JobRecords(results),
+        lookup=lookup,
         models=ModelCache(
             settings.model_dir,
-            open_store(settings.models_url),
+            models,
             capacity_bytes=settings.cache_capacity_bytes,
             metrics=metrics,
         ),
@@ -123,13 +129,13 @@ def _attempt(
     job: Job, line: Line, attempt: int, watch: Stopwatch, *, deadline: float, on_progress: OnProgress
 ) -> JobResult:
     workflow = parse_workflow(job.workflow)
-    references = model_references(workflow)
+    references = line.lookup.references(workflow)
     folder = OutputFolder(line.output_dir, job.job_id)
     with line.models.ensure(references, deadline=deadline, on_progress=on_progress) as etags:
         watch.lap("models")
         with (
             staged_inputs(
-                stamp_loaders(workflow, etags),
+                stamp_loaders(localise_models(workflow, references), etags),
                 job_id=job.job_id,
                 input_dir=line.input_dir,
                 uploads=line.uploads,

@@ -102,7 +102,7 @@ def parse_source_url(text: str) -> SourceUrl:
 def _s3_url(text: str, bucket: str, port: int | None) -> SourceUrl:
     path = "/" + text.partition("://")[2].partition("/")[2]
     if port is not None or "?" in path or "#" in path:
-        raise ValueError("an s3:// URL has a bucket and a key, no port, query or fragment")
+        raise ValueError("its bucket and key have no port, query or fragment beside them")
     _check_segments(path)
     return SourceUrl("s3", bucket, 0, path)
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from function.errors import InputRefusedError
-from function.models.references import LOADER_INPUTS, ModelRef, model_references, stamp_loaders
+from function.models.references import LOADER_INPUTS, ModelRef, localise_models, model_references, stamp_loaders
+from function.sources import parse_allow_list
 
 CASES = Path(__file__).parents[1] / "data/comfyui/cases"
 OBJECT_INFO = CASES.parent / "recorded/object_info.json"
@@ -86,6 +88,8 @@ def test_inputs_that_name_no_file(value: object) -> None:
             ["embeddings/sub/one.safetensors", "embeddings/two.safetensors"],
         ),
         ("(embedding:weighted:1.2)", ["embeddings/weighted.safetensors"]),
+        ("embedding:bare:1.2 and ((embedding:twice))", ["embeddings/bare.safetensors", "embeddings/twice.safetensors"]),
+        ("embedding:v1.5", ["embeddings/v1.5.safetensors"]),
         ("embedding: nothing", []),
         ("reembedding:no", []),
     ],
@@ -111,7 +115,6 @@ def test_embeddings_are_optional() -> None:
         "a//x.safetensors",
         "a\\x.safetensors",
         "C:x.safetensors",
-        "s3://bucket/x.safetensors",
         "a\0.safetensors",
         "\ud800.safetensors",
         "n" * 256 + ".safetensors",
@@ -130,10 +133,10 @@ def test_embedding_that_leaves_its_folder() -> None:
         files("CLIPTextEncode", text="embedding:../../secret")
 
 
-@pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".pth", ".bin", ".PTH"])
+@pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".PTH"])
 def test_pickle_formats_are_refused(suffix: str) -> None:
-    """A file format that can run code is refused in one line that says what is allowed."""
-    with pytest.raises(InputRefusedError, match=r"can run code.*allowed are \.safetensors \.sft"):
+    """A file format that can run code is refused in one line that says what is allowed, and names the setting."""
+    with pytest.raises(InputRefusedError, match=r"can run code.*allowed are \.safetensors \.sft,.*ALLOW_PICKLE_MODELS"):
         files("UpscaleModelLoader", model_name=f"4x{suffix}")
 
 
@@ -183,3 +186,115 @@ def test_stamp_of_a_text_with_an_embedding() -> None:
     stamped = stamp_loaders(workflow, {reference: "e"})
     assert stamped["4"]["inputs"]["comfyfn_etag"] == "e"
     assert stamped["5"]["inputs"] == {}
+
+
+ALLOW = parse_allow_list("models.example, s3://bucket")
+
+
+def url_references(class_type: str, **inputs: object) -> tuple[ModelRef, ...]:
+    """References of one node, with an allow-list."""
+    return model_references(graph(class_type, **inputs), allow=ALLOW)
+
+
+def test_a_url_in_a_loader_names_a_file_of_the_loaders_folder() -> None:
+    """Its local name is the same for the same URL, other for another, and ends as the URL's path does."""
+    url = "https://models.example/sd/XL%20base.safetensors"
+    (reference,) = url_references("CheckpointLoaderSimple", ckpt_name=url)
+    assert (reference.folder, reference.source_url) == ("checkpoints", url)
+    assert re.fullmatch(r"[0-9a-f]{16}-XL_base\.safetensors", reference.filename)
+    (same,) = url_references("CheckpointLoaderSimple", ckpt_name=f"{url}?x=1")
+    (other,) = url_references("CheckpointLoaderSimple", ckpt_name=url.replace("/sd/", "/xl/"))
+    assert same.filename == reference.filename != other.filename
+
+
+@pytest.mark.parametrize(("loader", "folder"), LOADER_INPUTS.items(), ids=str)
+def test_every_loader_of_the_table_takes_urls(loader: tuple[str, str], folder: str) -> None:
+    """What comfyui-api takes, and more; the input then names the local file."""
+    class_type, name = loader
+    suffix = "yaml" if folder == "configs" else "safetensors"
+    workflow = graph(class_type, **{name: f"s3://bucket/any where/taesd.{suffix}"})
+    (reference,) = model_references(workflow, allow=ALLOW)
+    assert reference.folder == folder
+    assert localise_models(workflow, [reference])["4"]["inputs"] == {name: reference.filename}
+
+
+def test_a_secret_in_a_url_stays_out_of_names_and_texts() -> None:
+    """Neither the local name, nor the `repr`, nor the rewritten graph tells the query."""
+    workflow = graph("VAELoader", vae_name="https://models.example/m.safetensors?token=s3cr3t")
+    references = model_references(workflow, allow=ALLOW)
+    assert "s3cr3t" not in f"{references} {references[0].key} {localise_models(workflow, references)}"
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("https://other.example/s3cr3t.safetensors", "add other.example to MODEL_URL_ALLOW"),
+        ("http://models.example/m.safetensors", "to MODEL_URL_ALLOW"),
+        ("s3://other/m.safetensors", "add s3://other to MODEL_URL_ALLOW"),
+        ("https://me:s3cr3t@models.example/m.safetensors", "MODEL_URL_CREDENTIALS"),
+        ("https://models.example/../m.safetensors", "not plain"),
+        ("ftp://models.example/m.safetensors", "neither with https"),
+        ("https://models.example/api/download/7?token=s3cr3t", "Content-Disposition"),
+        ("https://models.example/", "Content-Disposition"),
+        ("https://models.example/notes.txt", "does not end in a file name"),
+        ("https://models.example/m.ckpt?s3cr3t", "ALLOW_PICKLE_MODELS"),
+    ],
+)
+def test_urls_that_are_refused(url: str, says: str) -> None:
+    """One line that names node and input and what to do, and no secret."""
+    with pytest.raises(InputRefusedError, match=says) as error:
+        url_references("CheckpointLoaderSimple", ckpt_name=url)
+    assert error.value.message.startswith("node 4, input ckpt_name: ")
+    assert "s3cr3t" not in error.value.message
+
+
+def test_long_and_odd_names_of_urls_are_made_usable() -> None:
+    """The local name fits the file system and keeps its suffix."""
+    (reference,) = url_references(
+        "VAELoader", vae_name=f"https://models.example/{'ä' * 300}%0D%20é.safetensors".replace("%0D", "")
+    )
+    assert len(reference.filename.encode()) <= 255
+    assert reference.filename.endswith("_é.safetensors")
+
+
+def test_two_urls_of_one_job_that_differ_only_in_their_query() -> None:
+    """They would be one local file, so the job is refused."""
+    urls = [f"https://models.example/m.safetensors?v={version}" for version in (1, 1, 2)]
+    same = {"clip_name1": urls[0], "clip_name2": urls[1]}
+    assert len(url_references("DualCLIPLoader", **same)) == 2
+    with pytest.raises(InputRefusedError, match="differ only in their queries"):
+        url_references("DualCLIPLoader", clip_name1=urls[0], clip_name2=urls[2])
+
+
+@pytest.mark.parametrize(
+    ("input_name", "url", "folder"),
+    [
+        ("lora_name", "https://models.example/any/m.safetensors", "loras"),
+        ("lora_name", "https://models.example/vae/m.safetensors?x=1", "loras"),
+        ("model", "s3://bucket/old/checkpoints/vae/m.sft", "vae"),
+    ],
+)
+def test_urls_in_nodes_that_are_not_known(input_name: str, url: str, folder: str) -> None:
+    """The input's name tells the folder, or else the URL's path."""
+    (reference,) = url_references("SomebodysLoader", **{input_name: url})
+    assert (reference.folder, reference.source_url) == (folder, url)
+
+
+def test_a_url_whose_folder_nothing_tells() -> None:
+    """It is refused with what to do, instead of guessed."""
+    with pytest.raises(InputRefusedError, match="put the file under MODELS_URL"):
+        url_references("SomebodysLoader", model="https://models.example/m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("class_type", "inputs"),
+    [
+        ("SomebodysNode", {"text": "see https://other.example/m.safetensors"}),
+        ("SomebodysNode", {"url": "https://other.example/page"}),
+        ("SaveImage", {"filename_prefix": "https://other.example/m.safetensors"}),
+        ("LoraLoader", {"note": "https://other.example/m.safetensors"}),
+    ],
+)
+def test_urls_that_are_no_models(class_type: str, inputs: dict[str, str]) -> None:
+    """A text about a URL, a page, a prefix and an unknown input of a known loader are left alone."""
+    assert url_references(class_type, **inputs) == ()

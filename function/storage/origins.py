@@ -8,6 +8,7 @@ from function.storage import open_store
 from function.storage.https import FetchRules, HttpsOrigin
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from function.config import Settings
@@ -47,12 +48,13 @@ def fetch_rules(settings: Settings) -> FetchRules:
     )
 
 
-def open_origin(url: str, *, rules: FetchRules) -> Origin:
+def open_origin(url: str, *, rules: FetchRules, open_store: Callable[[str], Origin] = open_store) -> Origin:
     """The origin of a URL; nothing is read or connected yet.
 
     Args:
         url: As `Origin.url` gives it.
         rules: What may be fetched over https, and how.
+        open_store: Opens the others.
 
     Raises:
         SettingsError: The URL is none of these.

@@ -75,6 +75,7 @@ class FetcherProcess:
             StorageUnavailableError: Also when the process died again while it brought the file.
         """
         told = 0
+        shown = wanted.key.partition("?")[0]  # the query of a URL may hold a secret
 
         def tell(done_bytes: int) -> None:
             nonlocal told
@@ -86,8 +87,8 @@ class FetcherProcess:
             found = self._living().fetch(wanted, tell)
             if found:
                 return found
-            _log.warning("the transfer process died; %s is taken up again", wanted.key)
-        raise StorageUnavailableError(f"the transfer process died again and again while it brought {wanted.key}")
+            _log.warning("the transfer process died; %s is taken up again", shown)
+        raise StorageUnavailableError(f"the transfer process died again and again while it brought {shown}")
 
     def _living(self) -> _Child:
         with self._lock:

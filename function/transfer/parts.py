@@ -17,7 +17,8 @@ from function.transfer.patience import Patience
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from function.storage.objects import ObjectStore, RangeStream
+    from function.storage.objects import RangeStream
+    from function.storage.origins import Origin
     from function.transfer.journal import Journal
 
 _CHUNK_BYTES = 1024 * 1024
@@ -52,7 +53,7 @@ class Parts:
     """
 
     def __init__(
-        self, store: ObjectStore, key: str, descriptor: int, journal: Journal, *, sleep: Callable[[float], None]
+        self, store: Origin, key: str, descriptor: int, journal: Journal, *, sleep: Callable[[float], None]
     ) -> None:
         self._store = store
         self._key = key

@@ -9,10 +9,13 @@ import os
 import signal
 import sys
 import threading
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from function.config import read_settings
 from function.storage import open_store
+from function.storage.origins import fetch_rules, open_origin
 from function.transfer import wire
 from function.transfer.journal import PART_BYTES
 from function.transfer.reader import RangedFetcher
@@ -86,7 +89,10 @@ def main(*, part_bytes: int = PART_BYTES, stall_seconds: float = 10.0) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the function decides
     os.nice(_NICENESS)
     open_plainly = partial(open_store, stall_seconds=stall_seconds, attempts=1)  # the fetcher repeats, and knows why
-    fetcher = RangedFetcher(open_store=open_plainly, part_bytes=part_bytes)
+    rules = replace(fetch_rules(read_settings(os.environ)), read_seconds=stall_seconds)
+    fetcher = RangedFetcher(
+        open_store=partial(open_origin, rules=rules, open_store=open_plainly), part_bytes=part_bytes
+    )
     service = _Service(fetcher, sys.stdout.buffer)
     for line in sys.stdin.buffer:
         message = wire.parse(line)

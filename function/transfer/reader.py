@@ -30,7 +30,8 @@ from function.transfer.patience import Patience, repeated
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from function.storage.objects import ObjectInfo, ObjectStore
+    from function.storage.objects import ObjectInfo
+    from function.storage.origins import Origin
     from function.transfer.fetching import Fetch
 
 _CONNECTIONS = 24  # of all fetches together: each has a thread and a buffer
@@ -53,7 +54,7 @@ class RangedFetcher:
     def __init__(
         self,
         *,
-        open_store: Callable[[str], ObjectStore] = open_store,
+        open_store: Callable[[str], Origin] = open_store,
         part_bytes: int = PART_BYTES,
         boot_id: str = "",
         sleep: Callable[[float], None] = time.sleep,
@@ -115,7 +116,7 @@ class RangedFetcher:
         return BUSY if self.busy else max(BUSY, min(MOST, _CONNECTIONS // self._active))
 
 
-def _verified(wanted: Fetch, journal: Journal, info: ObjectInfo, store: ObjectStore) -> Fetched:
+def _verified(wanted: Fetch, journal: Journal, info: ObjectInfo, store: Origin) -> Fetched:
     crc = to_base64(combine(crcs_in_order(journal.header, journal.crcs)))
     if info.crc64nvme not in {"", crc}:
         discard(wanted.part)

@@ -75,6 +75,10 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         """Close the file."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     def finish(self, part: int, crc: int) -> None:

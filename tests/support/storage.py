@@ -65,7 +65,7 @@ class S3Server:
             "AWS_DEFAULT_REGION": "us-east-1",
         }
 
-    def make_client(self, **changes: str) -> S3Client:
+    def make_client(self, **changes: str | float) -> S3Client:
         """A client with the account's credentials; `changes` replaces arguments of `s3.make_client`."""
         account = {
             "endpoint_url": self.endpoint_url,
@@ -82,7 +82,7 @@ class S3Server:
         return name
 
     @contextmanager
-    def store(self, url: str, **changes: str) -> Iterator[S3Store]:
+    def store(self, url: str, **changes: str | float) -> Iterator[S3Store]:
         """A store with a client of its own; `changes` as for `make_client`."""
         make = partial(self.make_client, **changes)
         with closing(S3Store(url, make_client=make, part_bytes=PART_BYTES, sleep=ignore_sleep)) as store:
@@ -176,12 +176,19 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield S3Server(given, os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"])
         return
     directory = tmp_path_factory.mktemp("s3")
+    with running_s3_server(directory) as server:
+        yield server
+    shutil.rmtree(directory)
+
+
+@contextmanager
+def running_s3_server(directory: Path) -> Iterator[S3Server]:
+    """SeaweedFS with its data in an empty directory, until the block ends."""
     ports = {part: _free_port_pair() for part in ("s3", "filer", "master", "volume")}
     server = S3Server(f"http://127.0.0.1:{ports['s3']}", "admin", "adminsecret")
     with _running(_weed_command(directory, server, ports), directory / "log") as process:
         _wait_until_answering(server, process, directory / "log")
         yield server
-    shutil.rmtree(directory)
     for part, port in ports.items():
         Path(f"/tmp/seaweedfs-{part}-grpc-{port + _GRPC_OFFSET}.sock").unlink(missing_ok=True)  # noqa: S108  (its choice)
 

@@ -180,7 +180,7 @@ class S3Store:
         raise StorageUnavailableError(f"{self.object_url(key)}: concurrent writes kept colliding: try later")
 
     def upload(self, key: str, source: BinaryIO, *, size_bytes: int, media_type: str) -> ObjectInfo:
-        """Write one object of up to 50 GiB; from 16 MiB on in parts, four at a time, in 40 MB of memory."""
+        """Write one object of up to 48 GiB; from 16 MiB on in parts, four at a time, in 40 MB of memory."""
         reader = SizedReader(source, size_bytes=size_bytes)
         if size_bytes < _WHOLE_BYTES:
             return self.put(key, reader.read(), media_type=media_type)

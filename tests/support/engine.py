@@ -274,17 +274,21 @@ def prepared(base: Path, model_files: Path) -> Directories:
     return directories
 
 
+def comfyui_command(frontend: Path) -> list[str]:
+    """How the real ComfyUI starts, with a page that takes the place of its own."""
+    return [
+        *(os.environ.get("COMFY_PYTHON", sys.executable), "main.py"),
+        *("--front-end-root", str(frontend), "--database-url", "sqlite:///:memory:"),
+        *("--disable-api-nodes", "--disable-all-custom-nodes"),
+    ]
+
+
 def _real_engine(directories: Directories, home: str, flags: Sequence[str]) -> EmbeddedEngine:
     """A ComfyUI without its frontend package: any folder with an index page will do."""
     frontend = directories.base / "frontend"
     frontend.mkdir()
     (frontend / "index.html").write_text("<!doctype html>")
-    arguments = [
-        *(os.environ.get("COMFY_PYTHON", sys.executable), "main.py"),
-        *("--front-end-root", str(frontend), "--database-url", "sqlite:///:memory:"),
-        *("--disable-api-nodes", "--disable-all-custom-nodes"),
-    ]
-    return EmbeddedEngine(directories, arguments=arguments, cwd=Path(home), flags=flags)
+    return EmbeddedEngine(directories, arguments=comfyui_command(frontend), cwd=Path(home), flags=flags)
 
 
 def _engine(directories: Directories, flags: Sequence[str] = ()) -> EmbeddedEngine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import urllib3
 from events import JOB_REQUESTED
 from function.cli.local import free_port
 from function.job import derived_job_id
-from tests.support.engine import DATA, Answer
+from tests.support.engine import DATA, Answer, comfyui_command
 from tests.support.processes import child_pids, runs, wait_until
 
 if TYPE_CHECKING:
@@ -29,6 +30,22 @@ if TYPE_CHECKING:
     FunctionFactory = Callable[..., "FunctionProcess"]
 
 EVENT_SOURCE = "/tests"
+DIRECTORIES = {"model": "models", "input": "input", "output": "output"}
+
+
+def _engine_settings(root: Path) -> dict[str, str]:
+    """The embedded engine, or the real ComfyUI that COMFY_HOME names with directories below `root`."""
+    if "COMFY_HOME" not in os.environ:
+        return {"ENGINE": "embedded"}
+    base = root / "comfyui"
+    base.mkdir()
+    (base / "index.html").write_text("<!doctype html>")
+    flags = ["--cpu", "--disable-auto-launch", "--port", str(free_port()), "--base-directory", str(base)]
+    return {
+        "ENGINE": "comfyui",
+        "CMD": shlex.join([*comfyui_command(base), *flags]),
+        **{f"{name.upper()}_DIR": str(root / "data" / folder) for name, folder in DIRECTORIES.items()},
+    }
 
 
 class FunctionProcess:
@@ -45,7 +62,7 @@ class FunctionProcess:
             "HOST": "127.0.0.1",
             "PORT": str(self.port),
             "DATA_DIR": str(root / "data"),
-            "ENGINE": "embedded",
+            **_engine_settings(root),
             **environ,
         }
         self._http = urllib3.PoolManager(maxsize=100, retries=False, timeout=120)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from function.models.references import ModelRef
+    from function.sources import AllowedUrls
     from function.storage.https import FetchRules
     from function.storage.objects import ObjectStore
     from function.storage.origins import Origin
@@ -46,8 +47,7 @@ class ModelLookup:
         listing_seconds: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        own = (parse_allowed(store.url),) if store.url.startswith("s3://") else ()
-        self._allow = (*rules.allow, *own)
+        self._allow = (*rules.allow, *_objects_of(store))
         self._store = store
         self._rules = rules
         self._allow_pickle = allow_pickle
@@ -92,3 +92,11 @@ class ModelLookup:
                     raise
                 _log.warning("an earlier listing of the models is used: %s", error)
             return self._listed[1]
+
+
+def _objects_of(store: ObjectStore) -> tuple[AllowedUrls, ...]:
+    """The URLs of a bucket's objects; of a prefix that no URL can name there are none."""
+    try:
+        return (parse_allowed(store.url),) if store.url.startswith("s3://") else ()
+    except ValueError:
+        return ()

@@ -173,3 +173,11 @@ def test_the_bucket_of_models_url_needs_no_entry() -> None:
     assert origin.object_url(key) == "s3://bucket/models/any/m.sft"
     with pytest.raises(InputRefusedError, match="add s3://bucket to MODEL_URL_ALLOW"):
         lookup.references(graph("s3://bucket/private/m.sft", "LoraLoader", "lora_name"))
+
+
+def test_a_bucket_with_a_prefix_that_no_url_can_name() -> None:
+    """Its models still have names; their URLs are refused."""
+    lookup = lookup_of(S3Store("s3://bucket/a/../b"))
+    assert len(lookup.references(graph("m.sft", "LoraLoader", "lora_name"))) == 1
+    with pytest.raises(InputRefusedError, match="MODEL_URL_ALLOW"):
+        lookup.references(graph("s3://bucket/b/m.sft", "LoraLoader", "lora_name"))

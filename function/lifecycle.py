@@ -74,6 +74,10 @@ class Function:
         except (SettingsError, OSError) as error:
             self._refusal = str(error)
             _log.error("no job can be taken: %s", error)
+        finally:
+            if not self._line.done():
+                self._refusal = self._refusal or "the function could not be built; its log says why"
+                self._line.set_exception(StorageUnavailableError(self._refusal))
 
     @property
     def line(self) -> Line:
@@ -89,7 +93,7 @@ class Function:
     def stop(self) -> None:
         """Stop the engine and let the GPU go."""
         self._supervisor.stop()
-        if self._line.done():
+        if self._line.done() and not self._line.exception():
             self._line.result().gpus.stop()
 
     @property

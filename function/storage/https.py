@@ -161,7 +161,7 @@ class HttpsOrigin:
     def _ask(
         self, url: SourceUrl, method: str, headers: Mapping[str, str], credential: UrlCredential | None
     ) -> HttpAnswer:
-        """One request; its connection ends with the answer."""
+        """One request; its connection ends with the answer. http.client asks for content that is not compressed."""
         target = url.target
         if credential and credential.query:
             target += ("&" if url.query else "?") + credential.query
@@ -173,7 +173,6 @@ class HttpsOrigin:
                 headers={
                     **headers,
                     **dict(credential.headers if credential else ()),
-                    "Accept-Encoding": "identity",
                     "User-Agent": "comfyfn",
                     "Connection": "close",
                 },

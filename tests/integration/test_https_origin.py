@@ -104,6 +104,12 @@ def test_a_body_that_is_cut_off_ends_early(server: HttpsServer) -> None:
     assert read(server.origin(), "m.safetensors", 0, 300, "v1") == CONTENT[:293]
 
 
+def test_a_body_that_is_longer_than_the_range_is_read_no_further(server: HttpsServer) -> None:
+    """What a server sends beyond it never gets into a file."""
+    server.files["/m.safetensors"].surplus = b"more"
+    assert read(server.origin(), "m.safetensors", 0, 300, "v1") == CONTENT[:300]
+
+
 def test_a_server_without_ranges_serves_what_is_read_in_one_piece(server: HttpsServer) -> None:
     """The whole is taken, a part is refused in one line, never guessed."""
     server.files["/m.safetensors"].ranges = False
@@ -159,6 +165,16 @@ def test_redirects_are_followed_and_remembered(server: HttpsServer) -> None:
     server.files["/n"] = server.files.pop("/m.safetensors")
     server.redirects["/a"] = server.url("/n")
     assert read(origin, "a", 0, 10, "v1") == CONTENT[:10]
+
+
+def test_a_redirect_that_leads_elsewhere_now_is_noticed(server: HttpsServer) -> None:
+    """HEAD begins anew each time, so that a link to the newest file gives the newest file."""
+    server.redirects["/newest"] = "/m.safetensors"
+    origin = server.origin()
+    assert origin.head("newest").etag == "v1"
+    server.files["/v2.safetensors"] = ServedFile(CONTENT, {"ETag": '"v2"'})
+    server.redirects["/newest"] = "/v2.safetensors"
+    assert origin.head("newest").etag == "v2"
 
 
 def test_redirects_end_after_five(server: HttpsServer) -> None:

@@ -41,6 +41,7 @@ class ServedFile:
         ranges: Whether `Range` is heeded.
         head_status: What HEAD is answered with.
         status: What GET is answered with.
+        surplus: Sent after the body, and counted in its length.
         cut_bytes: How many bytes of a body are held back before the connection is closed.
         content_range: Sent in place of the true one.
     """
@@ -50,6 +51,7 @@ class ServedFile:
     ranges: bool = True
     head_status: int = 200
     status: int = 200
+    surplus: bytes = b""
     cut_bytes: int = 0
     content_range: str = ""
 
@@ -151,6 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
             content, status = content[first : last + 1], 206
             span = f"bytes {first}-{first + len(content) - 1}/{len(file.content)}"
             extra = {"Content-Range": file.content_range or span}
+        content += file.surplus
         self._start(status, file, len(content), **extra)
         self.wfile.write(content[: len(content) - file.cut_bytes])
         self.close_connection = True

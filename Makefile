@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types imports unit format lock bench-start clean
+.PHONY: help demo test check lint types imports unit format lock bench-start bench-cache clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -63,6 +63,9 @@ lock: | $(VENV)/bin/pip  ## Update both lock files
 
 bench-start: $(VENV)/.dev  ## Measure how long the port and /ready take beside the engine alone
 	@$(BIN)/python -m bench.start
+
+bench-cache: $(VENV)/.dev  ## Measure how fast models come, beside curl and boto3; writes docs/performance.md
+	@$(BIN)/python -m bench.cache --write
 
 clean:  ## Remove what the targets made
 	rm -rf $(VENV) demo-out comfyfn-data .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -12,7 +12,8 @@ BUSY = 2
 
 _SLOW_BYTES_PER_SECOND = 120e6  # of one connection; below it more of them are tried
 _WORTH = 1.25  # times the rate, for twice the connections
-_WINDOW_SECONDS = 0.2
+_WINDOW_SECONDS = 0.1
+_TRIAL_SECONDS = 0.25  # new connections take a moment to be as fast as the others
 _REST_SECONDS = 15.0
 _DEAF_SECONDS = 1.0
 
@@ -20,12 +21,15 @@ _DEAF_SECONDS = 1.0
 class Pace:
     """The number of connections of one fetch.
 
+    Args:
+        first: How many to begin with.
+
     Attributes:
         limit: How many there may be now.
     """
 
-    def __init__(self) -> None:
-        self.limit = FIRST
+    def __init__(self, first: int = FIRST) -> None:
+        self.limit = first
         self._before = 0.0  # the rate that doubling has to beat; 0: nothing is being tried
         self._window = (0.0, 0)
         self._resting_until = 0.0
@@ -39,7 +43,7 @@ class Pace:
             done_bytes: Bytes that have come over the network so far.
         """
         since, had_bytes = self._window
-        if done_bytes == 0 or now - since < _WINDOW_SECONDS:
+        if done_bytes == 0 or now - since < (_TRIAL_SECONDS if self._before else _WINDOW_SECONDS):
             return
         self._window = (now, done_bytes)
         if had_bytes:  # else it was only the beginning of the first window

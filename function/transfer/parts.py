@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from function.storage.objects import SlowDownError, TransientStorageError
 from function.transfer.checksums import crc64nvme
 from function.transfer.disk import write_all
-from function.transfer.pace import MOST, Pace
+from function.transfer.pace import MOST
 from function.transfer.patience import Patience
 
 if TYPE_CHECKING:
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from function.storage.objects import RangeStream
     from function.storage.origins import Origin
     from function.transfer.journal import Journal
+    from function.transfer.pace import Pace
 
 _CHUNK_BYTES = 1024 * 1024
-_REPORT_SECONDS = 0.1
+_REPORT_SECONDS = 0.05
 _PARTS_IN_FLIGHT = 16  # few connections with long ranges, or many with short ones
 
 
@@ -49,11 +50,19 @@ class Parts:
         key: Its key.
         descriptor: The file, at its full length.
         journal: Which parts are missing, and where finished ones are noted.
+        pace: How many connections to use.
         sleep: Waits between attempts.
     """
 
     def __init__(
-        self, store: Origin, key: str, descriptor: int, journal: Journal, *, sleep: Callable[[float], None]
+        self,
+        store: Origin,
+        key: str,
+        descriptor: int,
+        journal: Journal,
+        *,
+        pace: Pace,
+        sleep: Callable[[float], None],
     ) -> None:
         self._store = store
         self._key = key
@@ -61,7 +70,7 @@ class Parts:
         self._journal = journal
         self._header = journal.header
         self._sleep = sleep
-        self._pace = Pace()
+        self._pace = pace
         self._most: Callable[[], int] = lambda: MOST
         self._changed = threading.Condition()
         self._missing = deque(part for part in journal.header.parts if part not in journal.crcs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from contextlib import contextmanager
 from functools import cache
@@ -23,7 +24,7 @@ from function.transfer.journal import (
     read_boot_id,
     resumable,
 )
-from function.transfer.pace import BUSY, MOST
+from function.transfer.pace import BUSY, FIRST, MOST, Pace
 from function.transfer.parts import Parts
 from function.transfer.patience import Patience, repeated
 
@@ -64,18 +65,23 @@ class RangedFetcher:
         self._part_bytes = part_bytes
         self._boot_id = boot_id or read_boot_id()
         self._sleep = sleep
+        self._limits: dict[str, int] = {}  # what the last fetch from a store found to be good
+        self._lock = threading.Lock()
         self._active = 0
 
     def fetch(self, wanted: Fetch, *, on_bytes: Callable[[int], None]) -> Fetched:
         """Bring one file; see `Fetcher`."""
-        store = self._store_of(wanted.url)
+        with self._lock:
+            store = self._store_of(wanted.url)
         info = repeated(lambda: store.head(wanted.key), Patience(self._sleep))
         if (info.etag, info.size_bytes) != (wanted.etag, wanted.size_bytes):
             raise ObjectChangedError(store.object_url(wanted.key))
         with self._prepared(wanted, on_bytes) as (descriptor, journal):
-            parts = Parts(store, wanted.key, descriptor, journal, sleep=self._sleep)
+            pace = Pace(self._limits.get(wanted.url, FIRST))
+            parts = Parts(store, wanted.key, descriptor, journal, pace=pace, sleep=self._sleep)
             with self._counted():
                 parts.bring(on_bytes=on_bytes, most=self._most)
+            self._limits[wanted.url] = max(FIRST, pace.limit)
             return _verified(wanted, journal, info, store)
 
     @contextmanager
@@ -105,11 +111,13 @@ class RangedFetcher:
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        self._active += 1
+        with self._lock:
+            self._active += 1
         try:
             yield
         finally:
-            self._active -= 1
+            with self._lock:
+                self._active -= 1
 
     def _most(self) -> int:
         """Connections that one fetch may have now."""

@@ -64,6 +64,18 @@ def _binary_units(unit: int) -> Callable[[str], int]:
     return parse
 
 
+def _seconds_or_never(text: str) -> float | None:
+    if text in ("never", "-1"):
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 2**40:
+        raise ValueError("a number of seconds, 0 or more, or never")
+    return value
+
+
 def _choice(*choices: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in choices:
@@ -188,6 +200,13 @@ class Settings:
     )
     cache_capacity_bytes: int = _setting(
         "LRU_CACHE_SIZE_GB", _binary_units(GIB), "0", "Capacity of the model cache in GiB; 0: as large as the disk."
+    )
+    model_revalidate_seconds: float | None = _setting(
+        "MODEL_REVALIDATE_SECONDS",
+        _seconds_or_never,
+        "0",
+        "For how long a model counts as current after storage was asked; 0: ask for every job; `never`: what is there "
+        "stays.",
     )
     max_body_bytes: int = _setting(
         "MAX_BODY_SIZE_MB", _binary_units(MIB), "100", "Largest request body in MiB; a larger one is answered 413."

@@ -20,6 +20,7 @@ from function.outputs.inline import InlineOutputs
 from function.outputs.stored import StoredOutputs
 from function.storage import open_store
 from function.storage.origins import fetch_rules
+from function.transfer.client import FetcherProcess
 from function.workflow import confine_outputs, parse_workflow
 
 if TYPE_CHECKING:
@@ -66,7 +67,10 @@ def build_line(settings: Settings, supervisor: Supervisor, *, metrics: Metrics) 
         models=ModelCache(
             settings.model_dir,
             models,
+            fetcher=FetcherProcess(),
+            origin_of=lookup.origin_of,
             capacity_bytes=settings.cache_capacity_bytes,
+            revalidate_seconds=settings.model_revalidate_seconds,
             metrics=metrics,
         ),
         uploads=open_store(settings.uploads_url),

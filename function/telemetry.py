@@ -62,6 +62,7 @@ class Metrics:
         self.cache_misses = counter("cache_misses", "Model files that had to be downloaded.")
         self.cache_evictions = counter("cache_evictions", "Model files removed to make room.")
         self.cache_downloaded_bytes = counter("cache_downloaded_bytes", "Bytes of model files downloaded.")
+        self.cache_download_rate = gauge("cache_download_bytes_per_second", "Rate of the last finished model download.")
         self.cache_size_bytes = gauge("cache_size_bytes", "Bytes of cached and reserved model files.")
         self.cache_capacity_bytes = gauge("cache_capacity_bytes", "Capacity of the model cache; 0 is unlimited.")
         self.cache_wait_seconds = seconds("cache_wait_seconds", "Time a job waited for its models.")

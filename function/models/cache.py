@@ -1,116 +1,121 @@
 """The model cache: brings the files that a job needs and pins them while it runs.
 
 A job gets all its files or none: it waits, first come first served and holding nothing, until the whole set fits. A
-file is downloaded once however many jobs wait for it, and appears whole or not at all.
+file is downloaded once however many jobs of however many processes wait for it, and appears whole or not at all. What
+is where is on disk, under locks (see `function.models.directory`); a process remembers only when it asked storage last.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from function.config import GIB
 from function.errors import CacheBusyError, ModelMissingError, ModelTooLargeError, StorageUnavailableError
-from function.models.directory import ModelDirectory, Record, can_write, free_disk_bytes
-from function.models.downloads import Downloads, disk_errors
-from function.models.ledger import Lease, Ledger, Wanted
-from function.models.references import LEGACY_FOLDERS
+from function.models.books import read_books, remove_strays
+from function.models.directory import ModelDirectory, can_write, free_disk_bytes
+from function.models.downloads import POLL_SECONDS, Downloads, disk_errors
+from function.models.finding import Finder
+from function.models.ledger import Lease, Ledger, StartOverError, Wanted
+from function.models.prefetching import Prefetcher
+from function.models.references import ModelRef
+from function.models.room import Room
+from function.models.upkeep import CachedFile, Upkeep
+from function.models.waiting import WaitingLine
 from function.storage.objects import ObjectChangedError, ObjectMissingError
 from function.telemetry import ignore_progress
+from function.transfer.journal import read_boot_id
+from function.workflow import check_relative
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-    from concurrent.futures import Future
     from pathlib import Path
 
-    from function.models.references import ModelRef
-    from function.storage.objects import ObjectInfo, ObjectStore
+    from function.models.finding import Found
+    from function.storage.origins import Origin
     from function.telemetry import Metrics, OnProgress
+    from function.transfer.fetching import Fetcher
+
+__all__ = ["CachedFile", "ModelCache"]
 
 _log = logging.getLogger(__name__)
 
-_DISK_POLL_SECONDS = 1.0  # free disk changes without telling us
 _ATTEMPTS = 3  # for an object that is replaced while it is being read
-
-_Found: TypeAlias = Wanted | str | None  # to be leased | ETag of a file that isn't the cache's | nowhere
-
-
-@dataclass(frozen=True, slots=True)
-class CachedFile:
-    """One file that the cache brought, for listings.
-
-    Attributes:
-        key: `<folder>/<filename>`.
-        size_bytes: Its length.
-        etag: Identity of its content.
-        pinned: Whether a job uses it now.
-    """
-
-    key: str
-    size_bytes: int
-    etag: str
-    pinned: bool
 
 
 class ModelCache:
-    """The models of one process in one directory.
+    """The models in one directory, which other caches in other processes may share.
 
     Args:
         model_dir: MODEL_DIR. Files there that the cache did not bring count as present and are left alone.
         store: Where models come from; the key of a model is `<folder>/<filename>`.
-        capacity_bytes: Upper bound of the cache's files and reservations; 0: only the free disk bounds them.
+        fetcher: Brings their bytes.
+        capacity_bytes: Upper bound of files, reservations and parts together, whoever brought them; 0: only the free
+            disk bounds them. All processes that share the directory should name the same.
         metrics: Where hits, misses, evictions, bytes and waiting are counted.
+        origin_of: Where the file of a reference can be fetched, and its key there; default: from `store`.
         clock: Monotonic seconds; deadlines are on this clock.
         measure_free_disk: Bytes that may still be written to a directory's disk.
         probe: Whether a directory can be written to; asked once. If not, nothing is ever written.
+        boot_id: The machine's current boot: a file that was brought under another one is checked before its first use.
         parallel_downloads: Files of one job that are downloaded side by side.
-        revalidate_seconds: For how long a file counts as current after storage was asked; 0: ask for every job.
+        revalidate_seconds: For how long a file counts as current after storage was asked; 0: ask for every job; None:
+            what is there stays as it is.
     """
 
     def __init__(  # noqa: PLR0913  (each varies in a test or a deployment, and has a default otherwise)
         self,
         model_dir: Path,
-        store: ObjectStore,
+        store: Origin,
         *,
+        fetcher: Fetcher,
         capacity_bytes: int,
         metrics: Metrics,
+        origin_of: Callable[[ModelRef], tuple[Origin, str]] | None = None,
         clock: Callable[[], float] = time.monotonic,
         measure_free_disk: Callable[[Path], int] = free_disk_bytes,
         probe: Callable[[Path], bool] = can_write,
+        boot_id: str | None = None,
         parallel_downloads: int = 4,
-        revalidate_seconds: float = 0.0,
+        revalidate_seconds: float | None = 0.0,
     ) -> None:
-        self._store = store
         self._metrics = metrics
         self._clock = clock
-        self._parallel = parallel_downloads
-        self._revalidate_seconds = revalidate_seconds
         self._directory = ModelDirectory(model_dir, probe=probe)
-        self._ledger = Ledger(
+        self._line = WaitingLine(self._directory.own / "queue")
+        self._changed = threading.Condition()
+        self._room = Room(
             self._directory,
             capacity_bytes=capacity_bytes,
             free_disk_bytes=measure_free_disk,
             on_evict=metrics.cache_evictions.inc,
         )
-        self._changed = threading.Condition()
-        self._queue: deque[object] = deque()
+        self._ledger = Ledger(self._directory, self._room, boot_id=boot_id or read_boot_id())
+        self._finder = Finder(
+            self._directory,
+            origin_of or (lambda ref: (store, ref.key)),
+            clock=clock,
+            revalidate_seconds=revalidate_seconds,
+            parallel=parallel_downloads,
+        )
         self._downloads = Downloads(
             self._ledger,
             self._directory,
-            store,
+            fetcher,
             changed=self._changed,
             metrics=metrics,
             clock=clock,
-            parallel=self._parallel,
+            parallel=parallel_downloads,
         )
+        self._prefetcher = Prefetcher(self._directory, self._finder, self._ledger, self._downloads, self._line)
+        self._upkeep = Upkeep(self._directory)
+        self._clean_up()
         metrics.cache_capacity_bytes.set(capacity_bytes)
-        metrics.cache_size_bytes.set_function(lambda: self._ledger.size_bytes)
+        metrics.cache_size_bytes.set_function(self._measured_size)
 
     @property
     def read_only(self) -> bool:
@@ -119,15 +124,11 @@ class ModelCache:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the cache's files and of the room reserved for arriving ones."""
-        return self._ledger.size_bytes
-
-    def files(self) -> list[CachedFile]:
-        """The cache's files that are in place, by key; files that it did not bring are not listed."""
-        with self._changed:
-            entries = [entry for entry in self._ledger.entries if entry.arrival.done()]
-            files = [CachedFile(e.record.key, e.record.size_bytes, e.record.etag, e.pins > 0) for e in entries]
-        return sorted(files, key=lambda file: file.key)
+        """Bytes of the cache's files, of the room reserved for arriving ones, and of what downloads left."""
+        if self._directory.read_only:
+            return 0
+        with self._directory.locked():
+            return read_books(self._directory).size_bytes
 
     @contextmanager
     def ensure(
@@ -148,159 +149,199 @@ class ModelCache:
             ModelTooLargeError: The set is larger than the cache or the disk.
             CacheBusyError: No room until the deadline.
             StorageUnavailableError: Storage or the disk failed, or the files did not arrive before the deadline.
-            InputRefusedError: A name leads out of the model directory.
+            InputRefusedError: A name leads out of the model directory, or has two sources.
         """
         refs = tuple(refs)
+        self._prefetcher.forget(refs)
         with self._metrics.cache_wait_seconds.time():
-            etags, lease = self._bring(refs, deadline, on_progress)
+            etags, lease = self._hold(refs) or self._bring(refs, deadline, on_progress)
+        etags |= {key: record.etag for key, record in lease.records.items()}
         try:
             yield {ref: etags[ref.key] for ref in refs if ref.key in etags}
         finally:
-            self._release(lease)
+            self._ledger.release(lease)
+            self._notify()
+
+    def prefetch(self, refs: Iterable[ModelRef]) -> None:
+        """Begin to bring files that a job will need; returns at once and never fails.
+
+        Nothing is pinned, and nothing evicted that a running job uses or an earlier prefetch is about. Stops when a job
+        waits for room. `ensure` joins what is on its way.
+        """
+        self._prefetcher.start(refs)
+
+    def stop(self) -> None:
+        """End all prefetches."""
+        self._prefetcher.stop()
+
+    # Upkeep
+
+    def files(self) -> list[CachedFile]:
+        """The cache's files that are in place, by key; files that it did not bring are not listed."""
+        return self._upkeep.files()
+
+    def pull(self, key: str, *, deadline: float, on_progress: OnProgress = ignore_progress) -> None:
+        """Bring one file, or its new version.
+
+        Raises:
+            ComfyfnError: As `ensure` does.
+        """
+        with self.ensure([_reference_to(key)], deadline=deadline, on_progress=on_progress) as etags:
+            if not etags:
+                raise ModelMissingError(f"model {key} is nowhere")
+
+    def pin(self, key: str) -> None:
+        """Never evict this file to make room, in any process, until it is unpinned; a new version stays pinned.
+
+        Raises:
+            ModelMissingError: The cache has no such file.
+        """
+        self._upkeep.set_pinned(key, pinned=True)
+
+    def unpin(self, key: str) -> None:
+        """Undo `pin`.
+
+        Raises:
+            ModelMissingError: The cache has no such file.
+        """
+        self._upkeep.set_pinned(key, pinned=False)
+
+    def verify(self, key: str) -> bool:
+        """Whether the bytes of a file are those that were downloaded; reads all of it.
+
+        Raises:
+            ModelMissingError: The cache has no such file.
+        """
+        return self._upkeep.verify(key)
+
+    def evict(self, key: str) -> None:
+        """Remove a file.
+
+        Raises:
+            ModelMissingError: The cache has no such file.
+            CacheBusyError: A job uses it, or it is pinned.
+        """
+        self._upkeep.evict(key)
+        self._notify()
+
+    # The way of a job
+
+    def _hold(self, refs: tuple[ModelRef, ...]) -> tuple[dict[str, str], Lease] | None:
+        """Pin files that are all there and current, without a decision; None if one is needed."""
+        if self._directory.read_only or not self._line.empty:
+            return None
+        lease = Lease()
+        with ExitStack() as undo:
+            undo.callback(lease.unlock)
+            for ref in refs:
+                if ref.key not in lease.pins:
+                    held = self._ledger.hold(ref.key)
+                    if held is None:
+                        return None
+                    lease.records[ref.key], lease.pins[ref.key] = held
+                if not self._finder.is_current(lease.records[ref.key], ref):
+                    return None
+            undo.pop_all()
+        self._metrics.cache_hits.inc(len(lease.pins))
+        return {}, lease
 
     def _bring(
         self, refs: tuple[ModelRef, ...], deadline: float, on_progress: OnProgress
     ) -> tuple[dict[str, str], Lease]:
-        """ETags of the files that are there, and the lease on those that the cache brought."""
-        for _ in range(_ATTEMPTS):
-            found = self._find(refs)
-            wanted = [item for item in found.values() if isinstance(item, Wanted)]
-            self._check_size(wanted)
+        """ETags of files that aren't the cache's, and the lease on those that are."""
+        replaced = 0
+        while replaced < _ATTEMPTS:
+            with disk_errors(self._directory.root):
+                found = self._finder.find(refs)
             try:
-                lease = self._leased(wanted, deadline, on_progress)
+                lease = self._leased(
+                    [item for item in found.values() if isinstance(item, Wanted)], deadline, on_progress
+                )
             except (ObjectChangedError, ObjectMissingError) as error:
                 _log.warning("model %s was replaced while it was read; asking storage again", error)
-                continue
-            self._count(found, lease)
-            etags = {key: item for key, item in found.items() if isinstance(item, str)}
-            return etags | {entry.record.key: entry.record.etag for entry in lease.entries}, lease
+                replaced += 1
+            except StartOverError:
+                if self._clock() >= deadline:
+                    raise StorageUnavailableError("the models did not arrive before the job's deadline") from None
+            else:
+                self._count(found, lease)
+                return {key: item for key, item in found.items() if isinstance(item, str)}, lease
         raise StorageUnavailableError("a model was replaced in storage again and again while it was read")
 
     def _leased(self, wanted: list[Wanted], deadline: float, on_progress: OnProgress) -> Lease:
+        """The lease on a set of files that are all in place."""
+        if self._room.capacity_bytes:
+            _check_size(wanted, self._room.capacity_bytes, "the cache (LRU_CACHE_SIZE_GB)")
         with ExitStack() as undo:
-            lease = self._take(wanted, deadline)
-            undo.callback(self._release, lease)
+            with disk_errors(self._directory.root):
+                lease = self._take(wanted, deadline) if wanted else Lease()
+            undo.callback(self._notify)
+            undo.callback(self._ledger.release, lease)
             self._downloads.run(lease, deadline=deadline, on_progress=on_progress)
             undo.pop_all()
         return lease
 
-    def _count(self, found: Mapping[str, _Found], lease: Lease) -> None:
-        self._metrics.cache_misses.inc(len(lease.own))
-        self._metrics.cache_hits.inc(len(found) - len(lease.own))
-        for entry in lease.own:
-            entry.checked_at = self._clock()
-
-    # What is where
-
-    def _find(self, refs: tuple[ModelRef, ...]) -> dict[str, _Found]:
-        """Where each file is, by key; without optional ones that are nowhere."""
-        with self._changed:
-            found = {ref.key: self._find_here(ref) for ref in refs}
-        if not self._directory.read_only:
-            found |= self._find_in_storage([key for key, item in found.items() if item is None])
-        missing = [ref for ref in refs if found[ref.key] is None and not ref.optional]
-        if missing:
-            raise self._missing(missing)
-        return {key: item for key, item in found.items() if item is not None}
-
-    def _find_here(self, ref: ModelRef) -> _Found:
-        """A file that needs no question to storage."""
-        entry = self._ledger.find(ref.key)
-        if entry is None:
-            return self._etag_of_foreign(ref)
-        if self._clock() - entry.checked_at < self._revalidate_seconds:
-            return Wanted(entry.record, any_content=True)
-        return None
-
-    def _etag_of_foreign(self, ref: ModelRef) -> str | None:
-        """Something that changes with a file that the cache did not bring; None if there is no such file."""
-        legacy = LEGACY_FOLDERS.get(ref.folder)
-        keys = [ref.key, *([f"{legacy}/{ref.filename}"] if legacy else [])]
-        found = (self._directory.find(key) for key in keys)
-        return next((f"{status.st_size}-{status.st_mtime_ns}" for status in found if status), None)
-
-    def _find_in_storage(self, keys: list[str]) -> dict[str, _Found]:
-        if not keys:
-            return {}
-        with ThreadPoolExecutor(min(self._parallel, len(keys)), thread_name_prefix="model-head") as pool:
-            answers = {key: pool.submit(self._store.head, key) for key in keys}
-        return {key: self._settle(key, answer) for key, answer in answers.items()}
-
-    def _settle(self, key: str, answer: Future[ObjectInfo]) -> Wanted | None:
-        """What storage's answer means beside what the cache has."""
-        with self._changed:
-            entry = self._ledger.find(key)
-        try:
-            info = answer.result()
-        except (ObjectMissingError, StorageUnavailableError) as error:
-            if entry:
-                _log.warning("model %s: the cached file is used; storage: %s", key, error)
-                return Wanted(entry.record, any_content=True)
-            if isinstance(error, ObjectMissingError):
-                return None
-            raise
-        if entry and entry.record.etag == info.etag:
-            entry.checked_at = self._clock()
-        return Wanted(Record(key, info.etag, info.size_bytes))
-
-    def _missing(self, refs: list[ModelRef]) -> ModelMissingError:
-        lines = [
-            f"node {ref.node_id}, input {ref.input_name}: model {ref.filename!r} is neither in {ref.folder} "
-            f"nor at {self._store.object_url(ref.key)}"
-            for ref in refs
-        ]
-        if self._directory.read_only:
-            lines.append(f"the model directory {self._directory.root} is read-only, so nothing is downloaded")
-        details = [
-            {"node_id": ref.node_id, "input_name": ref.input_name, "folder": ref.folder, "filename": ref.filename}
-            for ref in refs
-        ]
-        return ModelMissingError("; ".join(lines), details={"missing_models": details})
-
-    # Room
-
-    def _check_size(self, wanted: list[Wanted]) -> None:
-        total = sum(want.record.size_bytes for want in wanted)
-        capacity = self._ledger.capacity_bytes
-        if capacity and total > capacity:
-            raise _too_large(total, capacity, "the cache (LRU_CACHE_SIZE_GB)")
-        if total:
-            with self._changed, disk_errors(self._directory.root):
-                reachable = self._ledger.reachable_bytes()
-            if total > reachable:
-                raise _too_large(total, reachable, f"the free disk of {self._directory.root}")
-
     def _take(self, wanted: list[Wanted], deadline: float) -> Lease:
         """Wait in the queue until the whole set fits, then hold it."""
-        if not wanted:
-            return Lease([], [])
-        ticket = object()
-        with self._changed, disk_errors(self._directory.root):
-            self._queue.append(ticket)
-            try:
-                while self._queue[0] is not ticket or (lease := self._ledger.take(wanted)) is None:
-                    self._wait(deadline)
-            finally:
-                self._queue.remove(ticket)
-                self._changed.notify_all()
-        return lease
+        reachable = 0
+        with self._line.place() as place:
+            while True:
+                with self._directory.locked():
+                    if place.is_first():
+                        books = read_books(self._directory)
+                        # Evicted files that a process still maps are not free yet: what was reachable once will be.
+                        reachable = max(reachable, self._room.reachable_bytes(books))
+                        lease = self._ledger.take(wanted, books)
+                        if lease:
+                            return lease
+                        _check_size(wanted, reachable, f"the free disk of {self._directory.root}")
+                    place.keep()
+                self._wait(deadline)
 
     def _wait(self, deadline: float) -> None:
         remaining = deadline - self._clock()
         if remaining <= 0:
-            raise CacheBusyError("running jobs hold the model cache; there was no room for this job's models in time")
-        self._changed.wait(min(remaining, _DISK_POLL_SECONDS))
-
-    def _release(self, lease: Lease) -> None:
+            raise CacheBusyError(
+                "running jobs and pinned files hold the model cache; there was no room for this job's models in time"
+            )
         with self._changed:
-            for entry in lease.entries:
-                self._ledger.release(entry)
+            self._changed.wait(min(remaining, POLL_SECONDS))
+
+    def _notify(self) -> None:
+        """Let the waiting jobs of this process look again; those of others look by themselves."""
+        with self._changed:
             self._changed.notify_all()
 
+    def _count(self, found: Mapping[str, Found], lease: Lease) -> None:
+        misses = sum(load.place is not None for load in lease.loads.values())
+        self._metrics.cache_misses.inc(misses)
+        self._metrics.cache_hits.inc(len(found) - misses)
 
-def _too_large(total: int, limit: int, what: str) -> ModelTooLargeError:
-    return ModelTooLargeError(
-        f"the models of this job take {total} bytes ({total / GIB:.3g} GiB); "
-        f"{what} has room for {limit} ({limit / GIB:.3g} GiB)",
-        details={"total_bytes": total, "limit_bytes": limit},
-    )
+    def _clean_up(self) -> None:
+        if not self._directory.read_only:
+            with self._directory.locked():
+                remove_strays(self._directory)
+                self._room.shrink()
+
+    def _measured_size(self) -> float:
+        try:
+            return self.size_bytes
+        except OSError:
+            return math.nan  # metrics are read while the disk fails, too
+
+
+def _check_size(wanted: list[Wanted], limit: int, what: str) -> None:
+    total = sum(want.record.size_bytes for want in wanted)
+    if total > limit:
+        raise ModelTooLargeError(
+            f"the models of this job take {total} bytes ({total / GIB:.3g} GiB); "
+            f"{what} has room for {limit} ({limit / GIB:.3g} GiB)",
+            details={"total_bytes": total, "limit_bytes": limit},
+        )
+
+
+def _reference_to(key: str) -> ModelRef:
+    """A reference that no node makes."""
+    check_relative(key, what="model")
+    folder, _, filename = key.partition("/")
+    return ModelRef(folder, filename, node_id="", input_name="")

@@ -1,53 +1,48 @@
-"""The cache's books: which files there are, who pins them, what is reserved, what goes first.
+"""The cache's decisions: which files a job holds, brings, or waits for.
 
-Everything here happens under the cache's lock and takes no longer than a few calls of the file system.
+Each is taken on fresh books under the directory's lock and needs no more than a few calls of the file system.
 """
 
 from __future__ import annotations
 
-import logging
-import math
-from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from cachetools import LRUCache
-
-from function.errors import StorageUnavailableError
-from function.storage.objects import ObjectChangedError
+from function.models.books import read_books
+from function.models.records import with_boot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Collection, Sequence
 
-    from function.models.directory import ModelDirectory, Record
+    from function.models.books import Books
+    from function.models.directory import ModelDirectory
+    from function.models.locks import FileLock
+    from function.models.records import Record
+    from function.models.room import Room
+    from function.storage.origins import Origin
 
-_log = logging.getLogger(__name__)
+
+class StartOverError(Exception):
+    """What was found is not there any more, for example because somebody else's download broke off: look again."""
 
 
-@dataclass(eq=False, slots=True)
-class Entry:
-    """One file of the cache, on disk or arriving.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one file can be fetched.
 
     Attributes:
-        record: What it is.
-        arrival: Done once the file is in place; carries the error of a download that failed.
-        pins: Jobs that use it or wait for it.
-        written_bytes: How much of it has arrived.
-        checked_at: When storage last said that this is the current content, by the cache's clock.
+        origin: Store or host.
+        key: The object's key there; may hold a secret.
     """
 
-    record: Record
-    arrival: Future[None] = field(default_factory=Future)
-    pins: int = 0
-    written_bytes: int = 0
-    checked_at: float = -math.inf
+    origin: Origin
+    key: str = field(repr=False)
 
     @property
-    def missing_bytes(self) -> int:
-        """What is reserved for it but not on disk yet."""
-        return 0 if self.arrival.done() else max(0, self.record.size_bytes - self.written_bytes)
+    def object_url(self) -> str:
+        """URL of the object, without secrets."""
+        return self.origin.object_url(self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,214 +50,229 @@ class Wanted:
     """A file that a job needs.
 
     Attributes:
-        record: Its key, ETag and size in storage.
-        any_content: Take what the cache has, whatever its ETag: storage wasn't or couldn't be asked.
+        record: Its key, source, ETag and size.
+        place: Where it can be fetched; None if only the file in the cache will do, as storage wasn't or can't be asked.
     """
 
     record: Record
-    any_content: bool = False
+    place: Place | None
 
-    def is_met_by(self, entry: Entry) -> bool:
-        """Whether this entry is the wanted content."""
-        return self.any_content or entry.record.etag == self.record.etag
+
+@dataclass(eq=False, slots=True)
+class Load:
+    """A file that a job brings, or checks because nobody has used it since the machine started.
+
+    Attributes:
+        record: What it is.
+        place: Where it is fetched; None: it lies in the cache and is checked.
+        lock: Held exclusively while that lasts.
+        arrived_bytes: How much of it has arrived or was checked.
+    """
+
+    record: Record
+    place: Place | None
+    lock: FileLock
+    arrived_bytes: int = 0
 
 
 @dataclass(slots=True)
 class Lease:
-    """What one job holds.
+    """What one job holds; each by key.
 
     Attributes:
-        entries: All its files, pinned.
-        own: Those of them that this job has to download.
-        abandoned: The job gave up; its downloads stop unless another job waits for them.
+        records: Its files that are in place.
+        pins: Locks on all its files.
+        loads: What this job has to bring or check.
+        joined: What others bring or check, as long as they do.
+        abandoned: The job gave up; its loads stop.
     """
 
-    entries: list[Entry]
-    own: list[Entry]
+    records: dict[str, Record] = field(default_factory=dict)
+    pins: dict[str, FileLock] = field(default_factory=dict)
+    loads: dict[str, Load] = field(default_factory=dict)
+    joined: dict[str, Record] = field(default_factory=dict)
     abandoned: bool = False
+
+    def unlock(self) -> None:
+        """Let all locks go."""
+        for load in self.loads.values():
+            load.lock.release()
+        for pin in self.pins.values():
+            pin.release()
 
 
 class Ledger:
-    """Entries by key; the unpinned ones also in an LRUCache, which knows what goes first.
-
-    `size_bytes` counts the cache's own files and the reservations for arriving ones; with a capacity it never exceeds
-    it. While a new version of a file arrives, the old one stays, unpinned, until it is replaced or its room is needed.
+    """Gives out leases. Everything but `hold`, `release` and `arrived` is called under the directory's lock.
 
     Args:
         directory: The files.
-        capacity_bytes: Upper bound of `size_bytes`; 0: only the disk bounds it.
-        free_disk_bytes: Measures the free space of the directory's disk.
-        on_evict: Called for each file that is removed to make room.
+        room: Where more has to fit.
+        boot_id: The machine's current boot.
     """
 
-    def __init__(
-        self,
-        directory: ModelDirectory,
-        *,
-        capacity_bytes: int,
-        free_disk_bytes: Callable[[Path], int],
-        on_evict: Callable[[], None],
-    ) -> None:
-        self.capacity_bytes = capacity_bytes
+    def __init__(self, directory: ModelDirectory, room: Room, *, boot_id: str) -> None:
         self._directory = directory
-        self._free_disk_bytes = free_disk_bytes
-        self._on_evict = on_evict
-        self._entries: dict[str, Entry] = {}
-        self._pinned_bytes = 0
-        self._evictable: LRUCache[str, Entry] = LRUCache(math.inf, getsizeof=lambda entry: entry.record.size_bytes)
-        for record in directory.load():
-            self._add(record)
-        self._make_room(0, [])
+        self._room = room
+        self._boot_id = boot_id
 
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the cache's files and reservations."""
-        return self._pinned_bytes + int(self._evictable.currsize)
+    def trusts(self, record: Record) -> bool:
+        """Whether the file is known to be whole since the machine started."""
+        return self._boot_id in record.boot_ids
 
-    @property
-    def entries(self) -> list[Entry]:
-        """All entries, arriving ones too."""
-        return list(self._entries.values())
+    def hold(self, key: str) -> tuple[Record, FileLock] | None:
+        """Pin a file in place without the directory's lock; None if that needs a closer look."""
+        pin = self._directory.pin(key)
+        if pin is None:
+            return None
+        # Whoever replaces the file writes the arriving record while nobody can have a pin: look for it with the pin.
+        record = None if self._directory.is_arriving(key) else self._directory.read(key)
+        if record and self.trusts(record) and self._directory.holds(record):
+            return record, pin
+        pin.release()
+        return None
 
-    def find(self, key: str) -> Entry | None:
-        """The entry of a key, in any state."""
-        return self._entries.get(key)
+    def release(self, lease: Lease) -> None:
+        """Give back what a job holds; its files become evictable, as the most recently used."""
+        for key in lease.records.keys() & lease.pins.keys():
+            self._directory.touch(key)
+        lease.unlock()
 
-    def reachable_bytes(self) -> int:
-        """Room on the disk if every file of the cache were gone."""
-        return self._free_disk_bytes(self._directory.root) + self.size_bytes - self._missing_bytes()
-
-    def take(self, wanted: Sequence[Wanted]) -> Lease | None:
+    def take(self, wanted: Sequence[Wanted], books: Books, *, spare: Collection[str] = ()) -> Lease | None:
         """Pin all wanted files and reserve room for those that have to come; all or nothing.
 
         Least recently used files are evicted here, before the first byte of a new one arrives.
 
+        Args:
+            wanted: One for each key.
+            books: As they are.
+            spare: Keys of files that are not to be evicted either.
+
         Returns:
-            None if a running job has to release something first.
+            None if a job, perhaps of another process, has to release something first.
 
         Raises:
-            ObjectChangedError: A file that was to be used as it is has gone since.
+            StartOverError: A file that was to be used as it is has gone since.
+            InputRefusedError: A name leads out of the model directory.
         """
-        present: list[Entry] = []
-        absent: list[Record] = []
-        for want in wanted:
-            entry = self._checked(want.record.key)
-            if entry and want.is_met_by(entry):
-                present.append(entry)
-            elif entry and entry.pins:
-                return None  # a job uses other content under this key
-            elif want.any_content:
-                raise ObjectChangedError(want.record.key)
-            else:
-                absent.append(want.record)
-        if not self._could_fit(present, absent):
-            return None
-        return self._lease(present, absent)
-
-    def release(self, entry: Entry) -> None:
-        """Undo one pin; a file without pins becomes evictable, as the most recently used."""
-        entry.pins -= 1
-        key = entry.record.key
-        if entry.pins or self._entries.get(key) is not entry:
-            return
-        if not entry.arrival.done():
-            self.fail(entry, StorageUnavailableError(f"model {key}: its download never began"))
-            return
-        self._pinned_bytes -= entry.record.size_bytes
-        self._evictable[key] = entry
-        self._directory.touch(entry.record)
-
-    def arrive(self, entry: Entry, part: Path) -> None:
-        """Put a finished download in place."""
-        self._directory.commit(entry.record, part)
-        self._evictable.pop(entry.record.key, None)  # the old version, which has just been replaced
-        entry.arrival.set_result(None)
-
-    def fail(self, entry: Entry, error: BaseException) -> None:
-        """Give up a download: its room is free again, and an old version of the file counts again."""
-        key = entry.record.key
-        self._pinned_bytes -= entry.record.size_bytes
-        del self._entries[key]
-        if key in self._evictable:
-            self._entries[key] = self._evictable[key]
-        entry.arrival.set_exception(error)
-
-    def _add(self, record: Record) -> None:
-        entry = Entry(record)
-        entry.arrival.set_result(None)
-        self._entries[record.key] = self._evictable[record.key] = entry
-
-    def _checked(self, key: str) -> Entry | None:
-        """The entry of a key, unless somebody removed or changed its file behind our back."""
-        entry = self._entries.get(key)
-        if entry is None or entry.pins:
-            return entry
-        status = self._directory.find(key)
-        if status and status.st_size == entry.record.size_bytes:
-            return entry
-        _log.warning("model cache: %s was changed by somebody else; it is dropped", key)
-        self._remove(self._evictable.pop(key))
-        return None
-
-    def _could_fit(self, present: Iterable[Entry], absent: Sequence[Record]) -> bool:
-        if not absent:
-            return True
-        new = sum(record.size_bytes for record in absent)
-        kept = sum(entry.record.size_bytes for entry in present if not entry.pins)
-        if self.capacity_bytes and self._pinned_bytes + kept + new > self.capacity_bytes:
-            return False
-        removable = int(self._evictable.currsize) - kept
-        return self._free_disk_bytes(self._directory.root) + removable >= new + self._missing_bytes()
-
-    def _lease(self, present: list[Entry], absent: list[Record]) -> Lease | None:
+        lease = Lease()
         with ExitStack() as undo:
-            for entry in present:
-                self._pin(entry)
-                undo.callback(self.release, entry)
-            new = sum(record.size_bytes for record in absent)
-            if absent and not self._make_room(new, [record.key for record in absent]):
+            undo.callback(lease.unlock)
+            if not all(self._place(want, books, lease) for want in wanted):
                 return None
+            fetches = [load.record for load in lease.loads.values() if load.place]
+            if not self._room.make(books, fetches, spare={*spare, *(want.record.key for want in wanted)}):
+                return None
+            for record in fetches:
+                self._reserve(record, books, lease)
             undo.pop_all()
-        own = [self._reserve(record) for record in absent]
-        return Lease([*present, *own], own)
+        for key in lease.records:
+            self._directory.touch(key)
+        return lease
 
-    def _pin(self, entry: Entry) -> None:
-        if entry.pins == 0:
-            del self._evictable[entry.record.key]
-            self._pinned_bytes += entry.record.size_bytes
-            self._directory.touch(entry.record)
-        entry.pins += 1
+    def take_unpinned(self, wanted: Sequence[Wanted], *, spare: Collection[str]) -> Lease:
+        """Reserve room for each of these files that has to come and fits; nothing is pinned.
 
-    def _reserve(self, record: Record) -> Entry:
-        self._entries[record.key] = entry = Entry(record, pins=1)
-        self._pinned_bytes += record.size_bytes
-        return entry
+        Args:
+            wanted: One for each key.
+            spare: Keys of files that are not to be evicted for them.
+        """
+        whole = Lease()
+        for want in wanted:
+            lease = self.take([want], read_books(self._directory), spare=spare)
+            if lease:
+                whole.loads |= {key: lease.loads.pop(key) for key, load in [*lease.loads.items()] if load.place}
+                lease.unlock()
+        return whole
 
-    def _make_room(self, new_bytes: int, outdated: Iterable[str]) -> bool:
-        """Evict until `new_bytes` more fit: old versions of what is coming first, then by last use."""
-        first = [key for key in outdated if key in self._evictable]
-        while self._is_short(new_bytes):
-            if not self._evictable:
-                return False  # the disk did not get emptier: a process still maps a removed file
-            self._remove(self._evictable.pop(first.pop()) if first else self._evictable.popitem()[1])
-            self._on_evict()
+    def arrive(self, load: Load, crc64nvme: str) -> Record:
+        """Put a finished download in place; its record."""
+        old = self._directory.read(load.record.key)
+        record = replace(
+            load.record,
+            crc64nvme=crc64nvme,
+            boot_ids=(self._boot_id,),
+            pinned=old.pinned if old else load.record.pinned,
+        )
+        self._directory.commit(record)
+        load.lock.release()
+        return record
+
+    def approve(self, load: Load) -> Record:
+        """Note that a file is whole since the machine started; its record."""
+        record = self._directory.read(load.record.key) or load.record
+        record = replace(record, boot_ids=with_boot(record.boot_ids, self._boot_id))
+        self._directory.rewrite(record)
+        load.lock.release()
+        return record
+
+    def reject(self, load: Load) -> None:
+        """Remove a file that is not what its record says; jobs that pin it only wait for the check."""
+        self._directory.remove(load.record)
+        load.lock.release()
+
+    def give_up(self, load: Load, *, useless: bool) -> None:
+        """End a load that did not succeed; what has arrived stays for the next one unless it is of no use."""
+        if load.place and (useless or not self._directory.has_part(load.record)):
+            self._directory.discard(load.record)
+        load.lock.release()
+
+    def arrived(self, record: Record) -> Record | None:
+        """The file that somebody else brings or checks, once it is in place. Needs no lock but the pin on it.
+
+        Raises:
+            StartOverError: Nobody brings it any more.
+        """
+        if self._directory.is_written(record.key):
+            return None
+        found = None if self._directory.is_arriving(record.key) else self._directory.read(record.key)
+        if found is None or not found.is_same_content(record) or not self.trusts(found):
+            raise StartOverError(record.key)
+        return found
+
+    def _place(self, want: Wanted, books: Books, lease: Lease) -> bool:
+        """Find out how the job gets one file and lock what that takes; False if it has to wait."""
+        key = want.record.key
+        arriving, present = books.arriving.get(key), books.present.get(key)
+        if arriving:
+            lease.pins[key] = self._directory.pin_under_lock(key)
+            lease.joined[key] = arriving
+            return want.record.is_same_content(arriving)
+        if present and want.record.is_same_content(present.record):
+            return self._use(present.record, lease)
+        if want.place is None:
+            raise StartOverError(key)
+        return self._fetch(want, present.record if present else None, lease)
+
+    def _use(self, record: Record, lease: Lease) -> bool:
+        if not self._directory.holds(record):
+            return False  # somebody removed it by hand while a job uses it
+        key = record.key
+        lease.pins[key] = self._directory.pin_under_lock(key)
+        if self.trusts(record):
+            lease.records[key] = record
+        elif lock := self._directory.write_lock(key):
+            lease.loads[key] = Load(record, None, lock)
+        else:
+            lease.joined[key] = record
         return True
 
-    def _is_short(self, new_bytes: int) -> bool:
-        if self.capacity_bytes and self.size_bytes + new_bytes > self.capacity_bytes:
-            return True
-        return new_bytes > 0 and self._free_disk_bytes(self._directory.root) < new_bytes + self._missing_bytes()
+    def _fetch(self, want: Wanted, old: Record | None, lease: Lease) -> bool:
+        key = want.record.key
+        self._directory.make_folder(key)
+        pin = self._directory.seize(key) if old else self._directory.pin_under_lock(key)
+        if pin is None:
+            return False  # a job uses the old version
+        lease.pins[key] = pin
+        lock = self._directory.write_lock(key)
+        if lock is None:
+            return False
+        record = replace(want.record, pinned=old.pinned) if old else want.record
+        lease.loads[key] = Load(record, want.place, lock)
+        return True
 
-    def _missing_bytes(self) -> int:
-        return sum(entry.missing_bytes for entry in self._entries.values())
-
-    def _remove(self, entry: Entry) -> None:
-        """Remove the file of an entry that was just taken out of the evictable ones."""
-        key = entry.record.key
-        try:
-            self._directory.remove(entry.record)
-        except OSError:
-            self._evictable[key] = entry  # it still takes its room
-            raise
-        if self._entries.get(key) is entry:
-            del self._entries[key]
+    def _reserve(self, record: Record, books: Books, lease: Lease) -> None:
+        left = books.left.get(record.key)
+        if left and not left.is_same_content(record):
+            self._directory.discard(left)
+        self._directory.reserve(record)
+        lease.pins[record.key].share()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from function.errors import (
     StorageUnavailableError,
 )
 from function.models.cache import CachedFile
-from tests.support.models import Bench, hold, ref, soon, use
+from tests.support.models import PATIENCE_SECONDS, Bench, hold, ref, soon, use
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +35,7 @@ def test_brings_files_where_the_engine_looks(bench: Bench) -> None:
     with bench.cache().ensure([one, two], deadline=soon()) as etags:
         assert bench.visible() == {one.key: b"1" * 10, two.key: b"2" * 20}
         assert etags == {model: bench.store.head(model.key).etag for model in (one, two)}
-    assert bench.leftovers() == []
+    assert bench.parts() == []
 
 
 def test_present_files_are_not_downloaded_again(bench: Bench) -> None:
@@ -113,8 +114,8 @@ def test_a_file_pinned_twice(bench: Bench) -> None:
         with ExitStack() as first:
             hold(first, cache, model)
             hold(second, cache, model)
-        assert cache.files()[0].pinned
-    assert not cache.files()[0].pinned
+        assert cache.files()[0].in_use
+    assert not cache.files()[0].in_use
 
 
 def test_set_larger_than_the_cache(bench: Bench) -> None:
@@ -145,12 +146,15 @@ def test_missing_embedding(bench: Bench) -> None:
 
 
 def test_listing(bench: Bench) -> None:
-    """The listing has the cache's own files with size, ETag and pin, and none of the image's."""
+    """The listing has the cache's own files with size, ETag, source, last use and pins, and none of the image's."""
     model, cache = bench.put("one", b"12"), bench.cache()
     (bench.model_dir / "loras").mkdir()
     (bench.model_dir / "loras/image.safetensors").write_bytes(b"image")
     etag = use(cache, model, ref("image", "loras"))[model]
-    assert cache.files() == [CachedFile(model.key, 2, etag, pinned=False)]
+    (file,) = cache.files()
+    assert 0 <= time.time() - file.used_at < PATIENCE_SECONDS
+    source = bench.store.object_url(model.key)
+    assert file == CachedFile(model.key, 2, etag, source, file.used_at, in_use=False, pinned=False)
 
 
 def test_files_of_the_image(bench: Bench) -> None:
@@ -211,7 +215,7 @@ def test_outdated_file_goes_first(bench: Bench) -> None:
 
 
 def test_broken_replacement_keeps_the_old_file(bench: Bench) -> None:
-    """While a replacement can't be read, the old file stays where there is room, and is used when storage is down."""
+    """While a replacement can't be read, the old file stays beside its part, and is used when storage is down."""
     model, cache = bench.put("one", b"old"), bench.cache()
     old = use(cache, model)
     bench.put("one", b"new!")
@@ -220,7 +224,7 @@ def test_broken_replacement_keeps_the_old_file(bench: Bench) -> None:
         use(cache, model)
     bench.store.down = True
     assert use(cache, model) == old
-    assert (bench.visible(), cache.size_bytes) == ({model.key: b"old"}, 3)
+    assert (bench.visible(), cache.size_bytes) == ({model.key: b"old"}, 3 + 4)
 
 
 def test_object_replaced_between_question_and_download(bench: Bench) -> None:
@@ -243,7 +247,7 @@ def test_object_that_never_rests(bench: Bench) -> None:
     bench.store.before_download = lambda _key: bench.put("one", os.urandom(8)) and None
     with pytest.raises(StorageUnavailableError, match="again and again"):
         use(cache, model)
-    assert (bench.visible(), bench.leftovers(), cache.size_bytes) == ({}, [], 0)
+    assert (bench.visible(), bench.parts(), cache.size_bytes) == ({}, [], 0)
 
 
 def test_storage_down(bench: Bench) -> None:
@@ -295,18 +299,45 @@ def test_interval_ends_when_the_file_is_gone(bench: Bench) -> None:
     assert bench.visible() == {model.key: b"1"}
 
 
-@pytest.mark.parametrize("fault", ["cut", "short"])
-def test_download_that_fails(bench: Bench, fault: str) -> None:
-    """A download that breaks or arrives with another length leaves no file and no room taken; the next one works."""
+def test_download_that_breaks(bench: Bench) -> None:
+    """Of a download that breaks its part stays, counted in full, and becomes the file of the next job."""
     model, cache = bench.put("one", b"12345678"), bench.cache()
-    faulty: set[str] = getattr(bench.store, fault)
-    faulty.add(model.key)
+    bench.store.cut = {model.key}
     with pytest.raises(StorageUnavailableError):
         use(cache, model)
-    assert (bench.visible(), bench.leftovers(), cache.size_bytes) == ({}, [], 0)
-    faulty.clear()
+    (part,) = bench.parts()
+    assert (bench.visible(), cache.size_bytes) == ({}, 8)
+    parts: list[list[str]] = []
+    bench.store.cut, bench.store.before_download = set(), lambda _key: parts.append(bench.parts())
+    use(cache, model)
+    assert (bench.visible(), bench.parts(), cache.size_bytes) == ({model.key: b"12345678"}, [], 8)
+    assert parts == [[part]]
+
+
+def test_download_of_another_length(bench: Bench) -> None:
+    """A download that arrives with another length leaves nothing; the next one works."""
+    model, cache = bench.put("one", b"12345678"), bench.cache()
+    bench.store.short = {model.key}
+    with pytest.raises(StorageUnavailableError, match="7 of 8 bytes"):
+        use(cache, model)
+    assert (bench.visible(), bench.parts(), cache.size_bytes) == ({}, [], 0)
+    bench.store.short = set()
     use(cache, model)
     assert bench.visible() == {model.key: b"12345678"}
+
+
+def test_parts_go_first(bench: Bench) -> None:
+    """What a broken download left is evicted before any file that is of use, and leaves nothing."""
+    bench.capacity_bytes = 20
+    idle, broken, other = (bench.put(name, b"x" * 8) for name in ("idle", "broken", "other"))
+    cache = bench.cache()
+    use(cache, idle)
+    bench.store.cut = {broken.key}
+    with pytest.raises(StorageUnavailableError):
+        use(cache, broken)
+    use(cache, other)
+    assert (bench.visible().keys(), bench.parts()) == ({idle.key, other.key}, [])
+    assert bench.metric("cache_evictions_total") == 0
 
 
 def test_disk_error(bench: Bench) -> None:
@@ -382,7 +413,7 @@ def test_disk_that_stays_full(bench: Bench) -> None:
     free[0] = 5
     with pytest.raises(CacheBusyError), cache.ensure([one, three], deadline=0.0):
         pass
-    assert [(file.key, file.pinned) for file in cache.files()] == [(one.key, False)]
+    assert [(file.key, file.in_use) for file in cache.files()] == [(one.key, False)]
 
 
 def test_progress(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from function.errors import CacheBusyError, StorageUnavailableError
-from tests.support.models import PATIENCE_SECONDS, Bench, hold, pins, soon, use, wait_until, waiting_jobs
+from tests.support.models import PATIENCE_SECONDS, Bench, arriving, hold, soon, use, wait_until, waiting_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,20 +60,36 @@ def test_one_download_for_many_jobs(bench: Bench, pool: ThreadPoolExecutor) -> N
     assert bench.metric("cache_misses_total") == 1
 
 
-def test_failed_download_fails_its_waiters(bench: Bench, pool: ThreadPoolExecutor) -> None:
-    """When a shared download breaks, every job that waits for it gets the error, and the next job downloads again."""
+def test_waiter_takes_a_broken_download_over(bench: Bench, pool: ThreadPoolExecutor) -> None:
+    """When a shared download breaks, its job gets the error, and a job that waits for the file brings it itself."""
     model, cache = bench.put("one", b"x" * 10), bench.cache()
     bench.store.gate.clear()
     bench.store.short = {model.key}
-    jobs = [pool.submit(use, cache, model) for _ in range(3)]
+    first = pool.submit(use, cache, model)
     bench.store.held.get(timeout=PATIENCE_SECONDS)
-    wait_until(lambda: pins(cache, model) == 3)
-    bench.store.gate.set()
-    assert {type(job.exception()) for job in jobs} == {StorageUnavailableError}
     bench.store.short = set()
-    use(cache, model)
+    seen: queue.Queue[Progress] = queue.Queue()
+    second = pool.submit(use, cache, model, on_progress=seen.put)
+    seen.get(timeout=PATIENCE_SECONDS)
+    bench.store.gate.set()
+    assert isinstance(first.exception(), StorageUnavailableError)
+    assert second.result().keys() == {model}
     assert bench.visible() == {model.key: b"x" * 10}
     assert len(bench.store.downloads) == 2
+
+
+def test_progress_of_somebody_elses_download(bench: Bench, pool: ThreadPoolExecutor) -> None:
+    """A job that waits for a file which another one brings shows how far that has come."""
+    model, cache = bench.put("one", b"x" * 10), bench.cache()
+    bench.store.gate.clear()
+    first = pool.submit(use, cache, model)
+    bench.store.held.get(timeout=PATIENCE_SECONDS)
+    seen: queue.Queue[Progress] = queue.Queue()
+    second = pool.submit(use, bench.cache(), model, on_progress=seen.put)
+    assert seen.get(timeout=PATIENCE_SECONDS).fraction == 1.0  # all bytes are there, the file isn't yet
+    assert not second.done()
+    bench.store.gate.set()
+    assert first.result() == second.result()
 
 
 def test_files_of_a_job_arrive_side_by_side(bench: Bench, pool: ThreadPoolExecutor) -> None:
@@ -155,7 +172,7 @@ def test_replacement_waits_for_the_running_job(bench: Bench, pool: ThreadPoolExe
 
 
 def test_failure_stops_the_other_downloads_of_the_job(bench: Bench, pool: ThreadPoolExecutor) -> None:
-    """When one file of a job fails, its others stop; one that another job waits for is brought nevertheless."""
+    """When one file of a job fails its others stop, and a job that waits for one of them goes on with it."""
     broken, alone, shared = (bench.put(name, b"x") for name in ("broken", "alone", "shared"))
     bench.store.gate.clear()
     bench.store.short, bench.store.endless = {broken.key}, {alone.key, shared.key}
@@ -163,19 +180,19 @@ def test_failure_stops_the_other_downloads_of_the_job(bench: Bench, pool: Thread
     failing = pool.submit(use, cache, alone, shared, broken)
     for _ in range(3):
         bench.store.held.get(timeout=PATIENCE_SECONDS)
-    other = pool.submit(use, cache, shared)
-    wait_until(lambda: pins(cache, shared) == 2)
+    seen: queue.Queue[Progress] = queue.Queue()
+    other = pool.submit(use, cache, shared, on_progress=seen.put)
+    seen.get(timeout=PATIENCE_SECONDS)
     bench.store.gate.set()
-    wait_until(lambda: pins(cache, alone) == 0)
-    bench.store.endless = set()
     assert isinstance(failing.exception(), StorageUnavailableError)
+    bench.store.endless = set()
     assert other.result().keys() == {shared}
     assert bench.visible().keys() == {shared.key}
-    assert bench.leftovers() == []
+    assert not arriving(cache, alone)
 
 
 def test_deadline_passes_while_files_arrive(bench: Bench) -> None:
-    """A job whose deadline passes during a download ends retryably; the download stops and leaves nothing."""
+    """A job whose deadline passes during a download ends retryably; the download stops and leaves its part."""
     model = bench.put("one", b"x" * 10)
     now = [0.0]
     cache = bench.cache(clock=lambda: now[0])
@@ -189,7 +206,8 @@ def test_deadline_passes_while_files_arrive(bench: Bench) -> None:
         cache.ensure([model], deadline=10.0, on_progress=on_progress),
     ):
         pass
-    assert (bench.visible(), bench.leftovers(), cache.size_bytes) == ({}, [], 0)
+    assert (bench.visible(), len(bench.parts()), cache.size_bytes) == ({}, 1, 10)
+    assert not arriving(cache, model)
 
 
 def test_many_jobs_over_a_small_cache(bench: Bench, pool: ThreadPoolExecutor) -> None:
@@ -211,4 +229,4 @@ def test_many_jobs_over_a_small_cache(bench: Bench, pool: ThreadPoolExecutor) ->
     for job in [pool.submit(work, number) for number in range(6)]:
         job.result(timeout=PATIENCE_SECONDS)
     assert sum(map(len, bench.visible().values())) == cache.size_bytes <= 50
-    assert all(not file.pinned for file in cache.files())
+    assert all(not file.in_use for file in cache.files())

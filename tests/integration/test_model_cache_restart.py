@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.models import Bench, use
+from tests.support.models import Bench, soon, use
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from function.telemetry import Progress
 
 
 @pytest.fixture
@@ -59,11 +61,46 @@ def test_object_replaced_between_two_processes(bench: Bench) -> None:
     assert bench.visible() == {model.key: b"new"}
 
 
-def test_process_that_died_in_a_download(bench: Bench) -> None:
-    """A half download of a dead process is cleaned up and takes no room."""
+def test_stray_part(bench: Bench) -> None:
+    """A part that no record speaks of is removed by a start and takes no room."""
     model = bench.put("one", b"whole")
     use(bench.cache(), model)
-    part = bench.model_dir / "checkpoints/.0123.comfyfn-part"
-    part.write_bytes(b"half")
+    (bench.model_dir / "checkpoints/.0123.comfyfn-part").write_bytes(b"half")
     assert bench.cache().size_bytes == 5
-    assert bench.leftovers() == []
+    assert bench.parts() == []
+
+
+def test_file_of_an_earlier_boot(bench: Bench) -> None:
+    """After a reboot a file is checked once before its first use; nothing is downloaded if it is whole."""
+    model = bench.put("one", b"whole")
+    etags = use(bench.cache(boot_id="a"), model)
+    cache = bench.cache(boot_id="b")
+    seen: list[Progress] = []
+    with cache.ensure([model], deadline=soon(), on_progress=seen.append) as again:
+        assert again == etags
+    assert seen[-1].fraction == 1.0
+    seen.clear()
+    with bench.cache(boot_id="b").ensure([model], deadline=soon(), on_progress=seen.append):
+        assert (seen, bench.store.downloads) == ([], [model.key])
+
+
+def test_machines_that_share_a_directory(bench: Bench) -> None:
+    """A file is checked once under each boot, also when machines with different ones take turns."""
+    model = bench.put("one", b"whole")
+    caches = [bench.cache(boot_id=boot) for boot in "ab"]
+    for cache in caches:
+        use(cache, model)
+    for cache in caches:
+        seen: list[Progress] = []
+        with cache.ensure([model], deadline=soon(), on_progress=seen.append):
+            assert seen == []
+
+
+def test_file_that_lost_bytes_in_a_crash(bench: Bench) -> None:
+    """A file that is not what it was before the reboot is never used, but dropped and downloaded again."""
+    model, other = bench.put("one", b"whole"), bench.put("two", b"whole, too")
+    use(bench.cache(boot_id="a"), model, other)
+    bench.path(model).write_bytes(b"\0" * 5)
+    use(bench.cache(boot_id="b"), model, other)
+    assert bench.visible()[model.key] == b"whole"
+    assert sorted(bench.store.downloads) == [model.key, model.key, other.key]

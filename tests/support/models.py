@@ -1,4 +1,4 @@
-"""Helpers: a model cache over a directory store that tests can steer."""
+"""Helpers: a model cache over a directory store that tests can steer, and a fetcher that is as small as can be."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from function.errors import StorageUnavailableError
+from function.models.books import Books, read_books
 from function.models.cache import ModelCache
+from function.models.checking import crc64nvme_of
+from function.models.directory import PART_SUFFIX
 from function.models.references import ModelRef
 from function.storage.local import LocalStore
-from function.telemetry import Metrics
+from function.telemetry import Metrics, ignore_progress
+from function.transfer.fetching import Fetched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from function.storage.objects import ObjectInfo, OnBytes
+    from function.telemetry import Progress
+    from function.transfer.fetching import Fetch
 
 PATIENCE_SECONDS = 30.0
 
@@ -86,6 +92,22 @@ class SteeredStore(LocalStore):
             raise StorageUnavailableError("storage is down")
 
 
+class StoreFetcher:
+    """Fetches from one store, whole and in one go; it goes on with nothing.
+
+    Args:
+        store: Whatever the URL says.
+    """
+
+    def __init__(self, store: LocalStore) -> None:
+        self._store = store
+
+    def fetch(self, wanted: Fetch, *, on_bytes: Callable[[int], None]) -> Fetched:
+        """Bring one file."""
+        self._store.download(wanted.key, wanted.part, etag=wanted.etag, on_bytes=on_bytes)
+        return Fetched(crc64nvme_of(wanted.part))
+
+
 @dataclass
 class Bench:
     """A model directory, a store, and caches over them.
@@ -107,9 +129,8 @@ class Bench:
     def cache(self, **settings: Any) -> ModelCache:
         """A cache as after a start of the process."""
         self.metrics = Metrics()
-        return ModelCache(
-            self.model_dir, self.store, capacity_bytes=self.capacity_bytes, metrics=self.metrics, **settings
-        )
+        defaults = {"fetcher": StoreFetcher(self.store), "capacity_bytes": self.capacity_bytes}
+        return ModelCache(self.model_dir, self.store, metrics=self.metrics, **defaults | settings)
 
     def put(self, name: str, content: bytes) -> ModelRef:
         """Store a checkpoint and refer to it."""
@@ -126,9 +147,9 @@ class Bench:
         files = [path for path in self.model_dir.rglob("*.safetensors") if path.is_file()]
         return {path.relative_to(self.model_dir).as_posix(): path.read_bytes() for path in files}
 
-    def leftovers(self) -> list[str]:
+    def parts(self) -> list[str]:
         """Names of unfinished files."""
-        return [path.name for path in self.model_dir.rglob("*") if path.name.endswith(("-part", ".pending"))]
+        return [path.name for path in self.model_dir.rglob("*") if PART_SUFFIX in path.name]
 
     def metric(self, name: str) -> float:
         """Value of one counter or gauge."""
@@ -145,9 +166,11 @@ def soon() -> float:
     return time.monotonic() + PATIENCE_SECONDS
 
 
-def use(cache: ModelCache, *models: ModelRef) -> dict[ModelRef, str]:
+def use(
+    cache: ModelCache, *models: ModelRef, on_progress: Callable[[Progress], None] = ignore_progress
+) -> dict[ModelRef, str]:
     """One job that needs these models and ends at once."""
-    with cache.ensure(models, deadline=soon()) as etags:
+    with cache.ensure(models, deadline=soon(), on_progress=on_progress) as etags:
         return etags
 
 
@@ -156,19 +179,30 @@ def hold(stack: ExitStack, cache: ModelCache, *models: ModelRef) -> dict[ModelRe
     return stack.enter_context(cache.ensure(models, deadline=soon()))
 
 
+def books(cache: ModelCache) -> Books:
+    """What is on disk."""
+    with cache._directory.locked():
+        return read_books(cache._directory)
+
+
 def waiting_jobs(cache: ModelCache) -> int:
     """How many jobs are in the queue."""
-    return len(cache._queue)
+    with cache._directory.locked():
+        return len(cache._line.waiting())
 
 
-def pins(cache: ModelCache, model: ModelRef) -> int:
-    """How many jobs use a file or wait for it."""
-    entry = cache._ledger.find(model.key)
-    return entry.pins if entry else 0
+def arriving(cache: ModelCache, model: ModelRef) -> bool:
+    """Whether somebody brings a file."""
+    return model.key in books(cache).arriving
+
+
+def in_use(cache: ModelCache, model: ModelRef) -> bool:
+    """Whether a job uses a file that is in place."""
+    return any(file.in_use for file in cache.files() if file.key == model.key)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what another thread is about to do."""
+    """Wait for what another thread or process is about to do."""
     deadline = soon()
     while not condition():
         assert time.monotonic() < deadline

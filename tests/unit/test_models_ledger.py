@@ -1,66 +1,193 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 
-from function.errors import StorageUnavailableError
-from function.models.directory import ModelDirectory, Record
-from function.models.ledger import Ledger, Wanted
-from function.storage.objects import ObjectChangedError
+from function.models.books import read_books
+from function.models.directory import ModelDirectory
+from function.models.ledger import Ledger, Place, StartOverError, Wanted
+from function.models.records import Record
+from function.models.room import Room
+from function.storage.local import LocalStore
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-ONE = Record("checkpoints/one.safetensors", "etag-1", 10)
-NEW = Record("checkpoints/one.safetensors", "etag-2", 10)
+    from function.models.books import Books
+    from function.models.ledger import Lease
+
+PLACE = Place(LocalStore("file:///nowhere"), "key")
+ONE = Wanted(Record("checkpoints/one.safetensors", "etag-1", 10), PLACE)
+TWO = Wanted(Record("checkpoints/two.safetensors", "etag-2", 10), PLACE)
+NEW = Wanted(Record("checkpoints/one.safetensors", "etag-new", 10), PLACE)
+OTHER_SOURCE = Wanted(Record("checkpoints/one.safetensors", "etag-1", 10, source="https://host/one"), PLACE)
+
+
+@dataclass
+class Job:
+    """What somebody does with a directory of their own view, and gives back at the end."""
+
+    root: Path
+    capacity_bytes: int = 30
+    free_bytes: int = 1000
+    boot_id: str = "boot"
+
+    def __post_init__(self) -> None:
+        """Look at the directory as a new process."""
+        self.directory = ModelDirectory(self.root)
+        room = Room(
+            self.directory,
+            capacity_bytes=self.capacity_bytes,
+            free_disk_bytes=lambda _: self.free_bytes,
+            on_evict=lambda: None,
+        )
+        self.ledger = Ledger(self.directory, room, boot_id=self.boot_id)
+        self.leases: list[Lease] = []
+
+    def take(self, *wanted: Wanted) -> Lease | None:
+        """Take a set."""
+        with self.directory.locked():
+            lease = self.ledger.take(wanted, read_books(self.directory))
+        self.leases += [lease] if lease else []
+        return lease
+
+    def bring(self, want: Wanted, content: bytes = b"0123456789") -> None:
+        """Take one file and put it in place."""
+        lease = self.take(want)
+        assert lease
+        (load,) = lease.loads.values()
+        self.directory.part(load.record).write_bytes(content)
+        with self.directory.locked():
+            record = self.ledger.arrive(load, "crc")
+        lease.records[record.key] = record
+
+    def books(self) -> Books:
+        """What is on disk."""
+        with self.directory.locked():
+            return read_books(self.directory)
+
+    def end(self) -> None:
+        """Give everything back."""
+        for lease in self.leases:
+            self.ledger.release(lease)
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    """Books of an empty directory with room for 30 bytes."""
-    return Ledger(ModelDirectory(tmp_path), capacity_bytes=30, free_disk_bytes=lambda _: 1000, on_evict=lambda: None)
+def jobs(tmp_path: Path) -> Iterator[tuple[Job, Job]]:
+    """Two jobs of different processes."""
+    both = Job(tmp_path), Job(tmp_path)
+    yield both
+    for job in both:
+        job.end()
 
 
-def test_reservation_counts(ledger: Ledger) -> None:
-    """Room is taken from the moment a file is reserved, and a second job joins without taking more."""
-    first, second = ledger.take([Wanted(ONE)]), ledger.take([Wanted(ONE)])
+def test_reservation_counts(jobs: tuple[Job, Job]) -> None:
+    """Room is taken from the moment a file is reserved, and another process joins without taking more."""
+    first, second = jobs[0].take(ONE), jobs[1].take(ONE)
     assert first
     assert second
-    assert (len(first.own), len(second.own), ledger.size_bytes) == (1, 0, 10)
+    assert (len(first.loads), len(second.loads), list(second.joined)) == (1, 0, [ONE.record.key])
+    assert jobs[1].books().size_bytes == 10
 
 
 def test_reservation_counts_on_the_disk(tmp_path: Path) -> None:
     """What is reserved but has not arrived yet is not free, although the disk says so."""
-    ledger = Ledger(ModelDirectory(tmp_path), capacity_bytes=0, free_disk_bytes=lambda _: 15, on_evict=lambda: None)
-    assert ledger.take([Wanted(ONE)])
-    assert ledger.take([Wanted(Record("checkpoints/two.safetensors", "e", 10))]) is None
+    job = Job(tmp_path, capacity_bytes=0, free_bytes=15)
+    assert job.take(ONE)
+    assert job.take(TWO) is None
+    job.end()
 
 
-def test_download_that_never_began(ledger: Ledger) -> None:
-    """A reservation whose job ends without having begun the download is free again and fails whoever joined."""
-    lease = ledger.take([Wanted(ONE)])
+def test_joined_download_is_given_up(jobs: tuple[Job, Job]) -> None:
+    """Who joined a download that never began learns that it has to look again."""
+    lease = jobs[0].take(ONE)
+    joined = jobs[1].take(ONE)
     assert lease
-    ledger.release(lease.entries[0])
-    assert isinstance(lease.entries[0].arrival.exception(), StorageUnavailableError)
-    assert (ledger.size_bytes, ledger.entries) == (0, [])
+    assert joined
+    assert jobs[1].ledger.arrived(ONE.record) is None
+    with jobs[0].directory.locked():
+        jobs[0].ledger.give_up(lease.loads[ONE.record.key], useless=False)
+    with pytest.raises(StartOverError):
+        jobs[1].ledger.arrived(ONE.record)
+    assert jobs[1].books().size_bytes == 0
 
 
-def test_other_content_is_arriving(ledger: Ledger) -> None:
-    """A job that wants other content than what arrives under the key has to wait."""
-    assert ledger.take([Wanted(ONE)])
-    assert ledger.take([Wanted(NEW)]) is None
-    assert ledger.take([Wanted(NEW, any_content=True)])
+@pytest.mark.parametrize("other", [NEW, OTHER_SOURCE])
+def test_other_content_is_arriving(jobs: tuple[Job, Job], other: Wanted) -> None:
+    """A job that wants other content than what arrives under the key, or another source's, has to wait."""
+    assert jobs[0].take(ONE)
+    assert jobs[1].take(other) is None
 
 
-def test_file_that_has_gone(ledger: Ledger) -> None:
-    """A job that was to use whatever is there is told when nothing is there."""
-    with pytest.raises(ObjectChangedError):
-        ledger.take([Wanted(ONE, any_content=True)])
+@pytest.mark.parametrize("other", [NEW, OTHER_SOURCE])
+def test_other_content_is_used(jobs: tuple[Job, Job], other: Wanted) -> None:
+    """A job that wants other content than what another one uses has to wait until that one ends."""
+    jobs[0].bring(ONE)
+    assert jobs[1].take(other) is None
+    jobs[0].end()
+    lease = jobs[1].take(other)
+    assert lease
+    assert list(lease.loads) == [other.record.key]
 
 
-def test_file_of_no_bytes(ledger: Ledger) -> None:
+def test_old_version_cannot_be_used_while_a_new_one_arrives(jobs: tuple[Job, Job]) -> None:
+    """From the moment on at which a file is to be replaced, nobody gets the old one without a decision."""
+    jobs[0].bring(ONE)
+    jobs[0].end()
+    held = jobs[1].ledger.hold(ONE.record.key)
+    assert held
+    held[1].release()
+    assert jobs[0].take(NEW)
+    assert jobs[1].ledger.hold(ONE.record.key) is None
+
+
+def test_old_version_goes_for_somebody_elses_file(jobs: tuple[Job, Job]) -> None:
+    """While a new version arrives, the old one's room can be had by any job, although the key is in use."""
+    jobs[0].bring(ONE)
+    jobs[0].end()
+    assert jobs[0].take(NEW)
+    assert jobs[1].take(TWO)
+    third = Wanted(Record("loras/three.safetensors", "e", 1), PLACE)
+    assert jobs[1].take(third)
+    assert not jobs[1].directory.path(ONE.record.key).exists()
+    assert jobs[1].books().size_bytes == 21
+
+
+def test_file_that_has_gone(jobs: tuple[Job, Job]) -> None:
+    """A job that was to use what is there is told when it isn't there any more."""
+    with pytest.raises(StartOverError):
+        jobs[0].take(Wanted(ONE.record, None))
+
+
+def test_file_of_no_bytes(jobs: tuple[Job, Job]) -> None:
     """An empty file is a file like any other."""
-    empty = Record("checkpoints/empty.safetensors", "e", 0)
-    assert ledger.take([Wanted(empty)])
-    assert [entry.record for entry in ledger.entries] == [empty]
+    empty = Wanted(Record("checkpoints/empty.safetensors", "e", 0), PLACE)
+    jobs[0].bring(empty, b"")
+    assert list(jobs[1].books().present) == [empty.record.key]
+
+
+def test_file_that_is_checked(tmp_path: Path) -> None:
+    """After a reboot one job checks a file and others wait for it; nobody gets it without."""
+    before, checking, waiting = (Job(tmp_path, boot_id=boot) for boot in ("a", "b", "b"))
+    before.bring(ONE)
+    before.end()
+    assert checking.ledger.hold(ONE.record.key) is None
+    first, second = checking.take(ONE), waiting.take(ONE)
+    assert first
+    assert second
+    assert (list(first.loads), list(second.joined)) == ([ONE.record.key], [ONE.record.key])
+    with checking.directory.locked():
+        checking.ledger.approve(first.loads[ONE.record.key])
+    assert waiting.ledger.arrived(second.joined[ONE.record.key])
+    checking.end()
+    waiting.end()
+
+
+def test_file_that_is_removed_under_a_job(jobs: tuple[Job, Job]) -> None:
+    """A file that somebody removed by hand while a job uses it is given to nobody else."""
+    jobs[0].bring(ONE)
+    jobs[0].directory.path(ONE.record.key).unlink()
+    assert jobs[1].take(ONE) is None

@@ -1,0 +1,154 @@
+"""Where each model of a job is: in the cache, brought by the image, in storage, or nowhere."""
+
+from __future__ import annotations
+
+import logging
+import math
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeAlias
+
+from function.errors import InputRefusedError, ModelMissingError, StorageUnavailableError
+from function.models.books import Books, read_books
+from function.models.ledger import Place, Wanted
+from function.models.records import Record
+from function.models.references import LEGACY_FOLDERS
+from function.storage.objects import ObjectMissingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from concurrent.futures import Future
+
+    from function.models.directory import ModelDirectory
+    from function.models.references import ModelRef
+    from function.storage.objects import ObjectInfo
+    from function.storage.origins import Origin
+
+_log = logging.getLogger(__name__)
+
+Found: TypeAlias = Wanted | str
+"""To be leased, or the ETag of a file that isn't the cache's."""
+
+
+class Finder:
+    """Asks the directory, and storage where that is due.
+
+    Args:
+        directory: The files.
+        origin_of: Where the file of a reference can be fetched, and its key there.
+        clock: Monotonic seconds.
+        revalidate_seconds: For how long a file counts as current after storage was asked; 0: ask for every job; None:
+            never ask about a file that is there.
+        parallel: Questions to storage at a time.
+    """
+
+    def __init__(
+        self,
+        directory: ModelDirectory,
+        origin_of: Callable[[ModelRef], tuple[Origin, str]],
+        *,
+        clock: Callable[[], float],
+        revalidate_seconds: float | None,
+        parallel: int,
+    ) -> None:
+        self._directory = directory
+        self._origin_of = origin_of
+        self._clock = clock
+        self._revalidate_seconds = revalidate_seconds
+        self._parallel = parallel
+        self._current: dict[str, tuple[Record, float]] = {}
+
+    def is_current(self, record: Record, ref: ModelRef) -> bool:
+        """Whether a file in place is what the reference means, without asking storage; False if that is due."""
+        if record.source != self._place(ref).object_url:
+            return False
+        if self._revalidate_seconds is None:
+            return True
+        known, asked_at = self._current.get(record.key, (record, -math.inf))
+        return known.etag == record.etag and self._clock() - asked_at < self._revalidate_seconds
+
+    def find(self, refs: Iterable[ModelRef]) -> dict[str, Found]:
+        """Where each file is, by key; without optional ones that are nowhere.
+
+        Raises:
+            ModelMissingError: Naming every file that is nowhere.
+            StorageUnavailableError: Storage does not answer about a file that is not here.
+            InputRefusedError: Two references mean different contents of one file.
+        """
+        by_key = _by_key(refs)
+        found = self._find_foreign(by_key) if self._directory.read_only else self._find_anywhere(by_key)
+        missing = [ref for key, ref in by_key.items() if found[key] is None and not ref.optional]
+        if missing:
+            raise self._missing(missing)
+        return {key: item for key, item in found.items() if item is not None}
+
+    def _find_foreign(self, by_key: Mapping[str, ModelRef]) -> dict[str, Found | None]:
+        return {key: self._etag_of_foreign(ref) for key, ref in by_key.items()}
+
+    def _find_anywhere(self, by_key: Mapping[str, ModelRef]) -> dict[str, Found | None]:
+        with self._directory.locked():
+            books = read_books(self._directory)
+            found = {key: self._find_here(ref, books) for key, ref in by_key.items()}
+        return found | self._find_in_storage({key: ref for key, ref in by_key.items() if found[key] is None}, books)
+
+    def _find_here(self, ref: ModelRef, books: Books) -> Found | None:
+        """A file that needs no question to storage."""
+        present = books.present.get(ref.key)
+        if present:
+            return Wanted(present.record, None) if self.is_current(present.record, ref) else None
+        return None if ref.key in books.arriving else self._etag_of_foreign(ref)
+
+    def _etag_of_foreign(self, ref: ModelRef) -> str | None:
+        """Something that changes with a file that the cache did not bring; None if there is no such file."""
+        legacy = LEGACY_FOLDERS.get(ref.folder)
+        keys = [ref.key, *([f"{legacy}/{ref.filename}"] if legacy else [])]
+        found = (self._directory.find(key) for key in keys)
+        return next((f"{status.st_size}-{status.st_mtime_ns}" for status in found if status), None)
+
+    def _find_in_storage(self, by_key: Mapping[str, ModelRef], books: Books) -> dict[str, Found | None]:
+        if not by_key:
+            return {}
+        with ThreadPoolExecutor(min(self._parallel, len(by_key)), thread_name_prefix="model-head") as pool:
+            places = {key: self._place(ref) for key, ref in by_key.items()}
+            answers = {key: pool.submit(place.origin.head, place.key) for key, place in places.items()}
+        return {key: self._settle(key, places[key], answer, books) for key, answer in answers.items()}
+
+    def _place(self, ref: ModelRef) -> Place:
+        return Place(*self._origin_of(ref))
+
+    def _settle(self, key: str, place: Place, answer: Future[ObjectInfo], books: Books) -> Wanted | None:
+        """What storage's answer means beside what the cache has."""
+        try:
+            info = answer.result()
+        except (ObjectMissingError, StorageUnavailableError) as error:
+            present = books.present.get(key)
+            if present and present.record.source == place.object_url:
+                _log.warning("model %s: the cached file is used; storage: %s", key, error)
+                return Wanted(present.record, None)
+            if isinstance(error, ObjectMissingError):
+                return None
+            raise
+        record = Record(key, info.etag, info.size_bytes, place.object_url)
+        self._current[key] = (record, self._clock())
+        return Wanted(record, place)
+
+    def _missing(self, refs: Sequence[ModelRef]) -> ModelMissingError:
+        lines = [
+            f"node {ref.node_id}, input {ref.input_name}: model {ref.filename!r} is neither in {ref.folder} "
+            f"nor at {self._place(ref).object_url}"
+            for ref in refs
+        ]
+        if self._directory.read_only:
+            lines.append(f"the model directory {self._directory.root} is read-only, so nothing is downloaded")
+        details = [
+            {"node_id": ref.node_id, "input_name": ref.input_name, "folder": ref.folder, "filename": ref.filename}
+            for ref in refs
+        ]
+        return ModelMissingError("; ".join(lines), details={"missing_models": details})
+
+
+def _by_key(refs: Iterable[ModelRef]) -> dict[str, ModelRef]:
+    by_key: dict[str, ModelRef] = {}
+    for ref in refs:
+        if by_key.setdefault(ref.key, ref).source_url != ref.source_url:
+            raise InputRefusedError(f"node {ref.node_id}: two sources are given for the model {ref.key}")
+    return by_key

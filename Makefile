@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types imports unit format lock bench-start bench-cache clean
+.PHONY: help demo test test-comfyui check lint types imports unit format lock bench-start bench-cache clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,6 +35,12 @@ test: lint types imports  ## Run every test, with branch coverage of all process
 	@rm -f .coverage .coverage.*
 	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --cov --cov-report=term-missing:skip-covered tests
 	@rm -f .coverage.*  # of processes that tests killed
+
+COMFYUI_TESTS := $(addprefix tests/,contract/test_engine_protocol.py contract/test_engine_files.py contract/test_engine_pixels.py \
+	e2e/test_main_job.py e2e/test_failures.py e2e/test_serving.py)
+test-comfyui: $(VENV)/.dev  ## The tests of engine and main job against the ComfyUI in COMFY_HOME (0.3.64: it was recorded)
+	@test -n "$(COMFY_HOME)" || { echo "set COMFY_HOME to a ComfyUI, and COMFY_PYTHON to the Python that runs it"; exit 2; }
+	@$(BIN)/python -m pytest -q $(COMFYUI_TESTS)
 
 check: lint types imports unit  ## The quick part: lint, types, imports, unit tests
 

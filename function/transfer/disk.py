@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 
-_UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS}
+_BLOCK_BYTES = 512  # the unit of st_blocks
 
 
-def reserve(descriptor: int, size_bytes: int) -> None:
-    """Give a new file its length, and its room on the disk where the file system can promise that.
+def lengthen(descriptor: int, size_bytes: int) -> None:
+    """Give a file its final length, if the disk has room for what it does not hold yet.
 
-    `os.posix_fallocate` is not used: where the file system can't (NFS 3), the C library writes to each block instead.
+    The room is not reserved by fallocate: tmpfs fills it with zeros before the first byte can come, NFS 3 writes to
+    each block, and on ext4 16 connections brought half as much as without.
 
     Raises:
         OSError: The disk is full, or the file may not be so large.
     """
-    fallocate = ctypes.CDLL(None, use_errno=True).fallocate
-    fallocate.argtypes = ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64
-    if size_bytes and fallocate(descriptor, 0, 0, size_bytes):
-        code = ctypes.get_errno()
-        if code not in _UNSUPPORTED:
-            raise OSError(code, os.strerror(code))
+    disk, has_bytes = os.fstatvfs(descriptor), os.fstat(descriptor).st_blocks * _BLOCK_BYTES
+    if disk.f_blocks and disk.f_bavail * disk.f_frsize < size_bytes - has_bytes:  # some network disks count nothing
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     os.ftruncate(descriptor, size_bytes)
 
 

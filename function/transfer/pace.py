@@ -11,10 +11,10 @@ MOST = 16
 BUSY = 2
 
 _SLOW_BYTES_PER_SECOND = 120e6  # of one connection; below it more of them are tried
-_WORTH = 1.25  # times the rate, for twice the connections
+_WORTH = 1.1  # times the rate, for twice the connections: too many cost little, too few cost half the rate
 _WINDOW_SECONDS = 0.1
 _TRIAL_SECONDS = 0.25  # new connections take a moment to be as fast as the others
-_REST_SECONDS = 15.0
+_REST_SECONDS = 5.0
 _DEAF_SECONDS = 1.0
 
 

@@ -163,11 +163,15 @@ class Parts:
                     patience.renew()
                 patience.bear(error)
 
-    def _read(self, claimed: _Range, buffer: memoryview) -> None:
+    def _extent(self, claimed: _Range) -> tuple[int, int]:
+        """Where the rest of the range begins, and its length."""
         header, parts = self._header, claimed.parts
         start = header.start_of(parts[0]) + claimed.done_bytes
-        length = header.start_of(parts[-1]) + header.length_of(parts[-1]) - start
-        with self._store.open_range(self._key, start, length, etag=header.etag) as stream:
+        return start, header.start_of(parts[-1]) + header.length_of(parts[-1]) - start
+
+    def _read(self, claimed: _Range, buffer: memoryview) -> None:
+        parts = claimed.parts
+        with self._store.open_range(self._key, *self._extent(claimed), etag=self._header.etag) as stream:
             while parts and not self._halted():
                 self._read_part(claimed, stream, buffer)
                 if self._workers > self._limit():

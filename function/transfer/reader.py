@@ -13,7 +13,7 @@ from function.errors import StorageUnavailableError
 from function.storage import open_store
 from function.storage.objects import ObjectChangedError
 from function.transfer.checksums import combine, crc64nvme, to_base64
-from function.transfer.disk import reserve
+from function.transfer.disk import lengthen
 from function.transfer.fetching import Fetched, journal_of
 from function.transfer.journal import (
     PART_BYTES,
@@ -106,7 +106,7 @@ class RangedFetcher:
             os.close(descriptor)
 
     def _begin(self, wanted: Fetch, descriptor: int) -> tuple[Header, dict[int, int]]:
-        reserve(descriptor, wanted.size_bytes)
+        lengthen(descriptor, wanted.size_bytes)
         return Header(wanted.etag, wanted.size_bytes, self._part_bytes, self._boot_id), {}
 
     @contextmanager

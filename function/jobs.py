@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from function.errors import JobPoisonedError, JobRunningError
 from function.job import Job, JobResult, Output
 from function.storage.objects import ObjectMissingError
+from function.workflow import without_url_queries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +84,12 @@ class JobRecords:
             JobRunningError: Another pod claimed the same attempt at the same time.
             JobPoisonedError: The job has used up its attempts.
         """
-        record = {"job_id": job.job_id, "label": job.label, "workflow": job.workflow, "created_at": self._now()}
+        record = {
+            "job_id": job.job_id,
+            "label": job.label,
+            "workflow": without_url_queries(job.workflow),
+            "created_at": self._now(),
+        }
         self._store.create(f"jobs/{job.job_id}/job.json", _to_json(record))
         attempt = self._attempts_made(job.job_id) + 1
         if attempt > MAX_ATTEMPTS:

@@ -7,6 +7,7 @@ A node is `{"class_type": str, "inputs": {name: value}, "_meta"?: {...}}`; a val
 from __future__ import annotations
 
 import copy
+import re
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from function.errors import InputRefusedError, InvalidWorkflowError
@@ -21,6 +22,7 @@ OUTPUT_INPUT = "filename_prefix"
 """The input that makes a node one that saves."""
 
 NO_OUTPUT = "workflow: no output node; add one that saves, for example SaveImage"
+_URL_WITH_QUERY = re.compile(r"[a-z][a-z0-9+.-]*://[^\s?]+\?", re.IGNORECASE)
 _UI_KEYS = frozenset({"nodes", "links", "last_node_id"})
 
 
@@ -88,6 +90,17 @@ def confine_outputs(workflow: Workflow, job_id: str) -> Workflow:
             check_relative(prefix, what=f"node {node_id}, input {OUTPUT_INPUT}")
             replacements[node_id, OUTPUT_INPUT] = f"{job_id}/{prefix}"
     return replace_inputs(workflow, replacements)
+
+
+def without_url_queries(value: Any) -> Any:  # noqa: ANN401  (any JSON: it need not be a valid graph)
+    """A workflow as it may be stored: the query of a URL, which often is a token, is cut off."""
+    if isinstance(value, dict):
+        return {name: without_url_queries(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [without_url_queries(item) for item in value]
+    if isinstance(value, str) and _URL_WITH_QUERY.match(value):
+        return f"{value.partition('?')[0]}?..."
+    return value
 
 
 def check_relative(name: str, *, what: str) -> None:

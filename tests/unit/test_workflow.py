@@ -16,6 +16,7 @@ from function.workflow import (
     parse_workflow,
     replace_inputs,
     set_input,
+    without_url_queries,
 )
 
 GRAPH: dict[str, dict[str, Any]] = {
@@ -116,3 +117,14 @@ def test_setting_what_is_not_there_names_what_is(path: str, says: str) -> None:
     with pytest.raises(InvalidWorkflowError) as error:
         set_input(GRAPH, path, 1)
     assert says in error.value.message
+
+
+def test_what_is_stored_of_a_workflow_holds_no_token_of_a_url() -> None:
+    """Queries of URLs are cut off; other texts, question marks too, stay."""
+    graph = {
+        "1": {"class_type": "X", "inputs": {"a": "https://h/m.safetensors?token=t", "b": "what? https", "c": 1}},
+        "2": {"class_type": "X", "inputs": {"a": "S3://b/k?x=1", "b": "https://h/m.safetensors"}},
+    }
+    stored = without_url_queries(graph)
+    assert stored["1"]["inputs"] == {"a": "https://h/m.safetensors?...", "b": "what? https", "c": 1}
+    assert stored["2"]["inputs"] == {"a": "S3://b/k?...", "b": "https://h/m.safetensors"}

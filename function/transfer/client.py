@@ -25,6 +25,7 @@ _log = logging.getLogger("comfyfn.transfer")
 
 _ATTEMPTS = 2
 _STOP_SECONDS = 15.0  # a fetch that is told to stop may be waiting for a connection that stalls
+_TELL_SECONDS = 0.25  # a caller who wants to end the fetch is asked this often
 _COMMAND = (sys.executable, "-m", "function.transfer")
 
 
@@ -43,6 +44,7 @@ class FetcherProcess:
         self._lock = threading.Lock()
         self._child: _Child | None = None
         self._busy = False
+        self._stops = 0
 
     def start(self) -> None:
         """Start the process unless it runs, so that its imports are over when the first file is wanted."""
@@ -52,6 +54,7 @@ class FetcherProcess:
         """End the process; fetches in flight fail. It can be started again."""
         with self._lock:
             child, self._child = self._child, None
+            self._stops += 1
         if child:
             child.stop()
 
@@ -74,19 +77,21 @@ class FetcherProcess:
         Raises:
             StorageUnavailableError: Also when the process died again while it brought the file.
         """
-        told = 0
+        told, stops = 0, self._stops
         shown = wanted.key.partition("?")[0]  # the query of a URL may hold a secret
 
         def tell(done_bytes: int) -> None:
             nonlocal told
-            if done_bytes > told:  # a process that takes over begins with less
-                count, told = done_bytes - told, done_bytes
-                on_bytes(count)
+            count = max(0, done_bytes - told)  # a process that takes over begins with less
+            told += count
+            on_bytes(count)
 
         for _ in range(_ATTEMPTS):
             found = self._living().fetch(wanted, tell)
             if found:
                 return found
+            if stops != self._stops:
+                raise StorageUnavailableError(f"the transfer process was stopped while it brought {shown}")
             _log.warning("the transfer process died; %s is taken up again", shown)
         raise StorageUnavailableError(f"the transfer process died again and again while it brought {shown}")
 
@@ -165,20 +170,27 @@ class _Child:
             self._process.kill()
 
     def _listen(self, stream: IO[bytes]) -> None:
-        with stream:
-            for line in stream:
-                message = wire.parse(line)
-                answers = self._answers.get(message["fetch"])
-                if answers:
-                    answers.put(message)
-        with self._lock:
-            self.dead = True
-            for answers in self._answers.values():
-                answers.put(None)
+        try:
+            with stream:
+                for line in stream:
+                    message = wire.parse(line)
+                    if answers := self._answers.get(message["fetch"]):
+                        answers.put(message)
+        finally:
+            with self._lock:
+                self.dead = True
+                for answers in self._answers.values():
+                    answers.put(None)
 
 
 def _follow(answers: SimpleQueue[Message | None], tell: Callable[[int], None]) -> Message | None:
     """Pass on how far it is; the last answer, or None when there won't be one."""
-    while (answer := answers.get()) and "done_bytes" in answer:
+    while True:
+        try:
+            answer = answers.get(timeout=_TELL_SECONDS)
+        except Empty:
+            tell(0)  # nothing new
+            continue
+        if answer is None or "done_bytes" not in answer:
+            return answer
         tell(answer["done_bytes"])
-    return answer

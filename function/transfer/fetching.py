@@ -49,9 +49,10 @@ class Fetcher(Protocol):
 
         Args:
             wanted: What to bring and where to.
-            on_bytes: Called now and then, in one thread, with the number of bytes that have come since the last call;
-                what an earlier fetch left is counted once, at the start. If it raises, the fetch stops, leaves part
-                and journal for later, and passes the exception on.
+            on_bytes: Called now and then, in one thread, with the number of bytes that have come since the last call,
+                which may be 0; what an earlier fetch left is counted once, at the start. If it raises, the fetch stops
+                (within ten seconds even if every connection hangs), leaves part and journal for later, and passes the
+                exception on.
 
         Raises:
             ObjectMissingError: There is no such object.

@@ -79,6 +79,13 @@ class _Service:
             self._output.flush()
 
 
+def _take_stdout() -> BinaryIO:
+    """Standard output for answers alone: whatever else is printed goes to standard error."""
+    output = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return output
+
+
 def main(*, part_bytes: int = PART_BYTES, stall_seconds: float = 10.0) -> None:
     """Serve until standard input ends.
 
@@ -93,7 +100,7 @@ def main(*, part_bytes: int = PART_BYTES, stall_seconds: float = 10.0) -> None:
     fetcher = RangedFetcher(
         open_store=partial(open_origin, rules=rules, open_store=open_plainly), part_bytes=part_bytes
     )
-    service = _Service(fetcher, sys.stdout.buffer)
+    service = _Service(fetcher, _take_stdout())
     for line in sys.stdin.buffer:
         message = wire.parse(line)
         if "wanted" in message:

@@ -90,11 +90,11 @@ class RangedFetcher:
         found = resumable(wanted)
         if found is None:
             discard(wanted.part)
-        descriptor = os.open(wanted.part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(wanted.part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
             header, crcs = found or self._begin(wanted, descriptor)
             if header.boot_id != self._boot_id:
-                crcs = {part: crc for part, crc in crcs.items() if _crc_of(descriptor, header, part) == crc}
+                crcs = dict(_still_there(descriptor, header, crcs, on_bytes))
                 header = Header(header.etag, header.size_bytes, header.part_bytes, self._boot_id)
             with Journal(journal_of(wanted.part), header, crcs) as journal:
                 on_bytes(sum(map(header.length_of, crcs)))
@@ -130,6 +130,16 @@ def _verified(wanted: Fetch, journal: Journal, info: ObjectInfo, store: Origin) 
         discard(wanted.part)
         raise StorageUnavailableError(f"{store.object_url(wanted.key)}: the bytes don't have the object's checksum")
     return Fetched(crc)
+
+
+def _still_there(
+    descriptor: int, header: Header, crcs: dict[int, int], on_bytes: Callable[[int], None]
+) -> Iterator[tuple[int, int]]:
+    """Parts that the disk has as the journal says."""
+    for part, crc in crcs.items():
+        on_bytes(0)
+        if _crc_of(descriptor, header, part) == crc:
+            yield part, crc
 
 
 def _crc_of(descriptor: int, header: Header, part: int) -> int:

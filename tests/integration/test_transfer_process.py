@@ -33,6 +33,7 @@ MIB = 1024 * 1024
 PART_BYTES = 65_536
 CONTENT = os.urandom(16 * PART_BYTES + 17)
 SMALL_PARTS = f"from function.transfer.process import main; main(part_bytes={PART_BYTES}, stall_seconds=20)"
+IMPATIENT = SMALL_PARTS.replace("stall_seconds=20", "stall_seconds=1")
 DEFAULT = "from function.transfer.process import main; main()"
 LIMITED = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({8 * PART_BYTES}, -1)); {SMALL_PARTS}"
 
@@ -130,7 +131,7 @@ def test_caller_ends_a_fetch(proxy: FaultyProxy, wanted: Fetch) -> None:
     """An exception of the caller's ends the fetch and comes out of it; its parts are there for the next one."""
     with started() as fetcher:
         with pytest.raises(ZeroDivisionError):
-            fetcher.fetch(wanted, on_bytes=lambda count: count // 0)
+            fetcher.fetch(wanted, on_bytes=lambda count: 1 // (not count))
         pid, had, asked = fetcher.pid, finished_parts(wanted), len(proxy.ranges)
         bring(fetcher, wanted)
         assert fetcher.pid == pid
@@ -197,6 +198,33 @@ def test_stop_ends_the_process(local_store: LocalStore, tmp_path: Path) -> None:
         first = fetcher.pid
         fetcher.stop()
         assert (fetcher.pid, first and runs(first)) == (None, False)
+        bring(fetcher, wanted)
+    assert wanted.part.read_bytes() == CONTENT
+
+
+def test_stop_ends_fetches(proxy: FaultyProxy, wanted: Fetch) -> None:
+    """A fetch that is under way when the process is stopped fails, and does not start another process."""
+    proxy.spoil([Fault("stall", 1000)] * 4)
+    with started() as fetcher, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(bring, fetcher, wanted)
+        wait_until(lambda: len(proxy.ranges) == 4, what="four stalled ranges")
+        fetcher.stop()
+        with pytest.raises(StorageUnavailableError, match="was stopped"):
+            answer.result()
+        assert fetcher.pid is None
+
+
+def test_a_stalled_fetch_can_be_ended(proxy: FaultyProxy, wanted: Fetch) -> None:
+    """The caller is asked while nothing comes, too, and what it raises ends the fetch."""
+    proxy.spoil([Fault("stall", 1000)] * 4)
+
+    def give_up(_count: int) -> None:
+        if len(proxy.ranges) == 4:
+            raise TimeoutError
+
+    with started(IMPATIENT) as fetcher:
+        with pytest.raises(TimeoutError):
+            fetcher.fetch(wanted, on_bytes=give_up)
         bring(fetcher, wanted)
     assert wanted.part.read_bytes() == CONTENT
 

@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 from collections import deque
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Self
@@ -95,16 +95,22 @@ class FaultyProxy:
             self._faults.extend(faults)
 
     @contextmanager
-    def answering(self) -> Iterator[None]:
-        """Count an answer while it is written."""
+    def answering(self) -> Iterator[Callable[[], None]]:
+        """Count an answer while it is written; it ends before its last bytes go out, or the next one could overtake it.
+
+        Yields:
+            Ends the count; the end of the block does so at the latest.
+        """
         with self._lock:
             self._answering += 1
             self.peak = max(self.peak, self._answering)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._answering -= 1
+        with ExitStack() as stack:
+            stack.callback(self._end_answer)
+            yield stack.close
+
+    def _end_answer(self) -> None:
+        with self._lock:
+            self._answering -= 1
 
     def next_fault(self, header: str) -> Fault | None:
         """Note a GET and say what happens to it."""
@@ -134,16 +140,16 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         header = self.headers.get("Range")
         fault = self.faulty.next_fault(header) if header else None
-        with self.faulty.answering():
+        with self.faulty.answering() as end_count:
             if fault and fault.action:
                 fault.action()
             if fault and fault.kind == "slow-down":
                 self._slow_down()
             else:
-                self._forward(fault)
+                self._forward(fault, end_count)
 
     def do_HEAD(self) -> None:
-        self._forward(None)
+        self._forward(None, lambda: None)
 
     def _slow_down(self) -> None:
         self.send_response(503)
@@ -151,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(_SLOW_DOWN)
 
-    def _forward(self, fault: Fault | None) -> None:
+    def _forward(self, fault: Fault | None, end_count: Callable[[], None]) -> None:
         upstream = http.client.HTTPConnection(self.faulty.target, timeout=30)
         try:
             upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -164,13 +170,14 @@ class _Handler(BaseHTTPRequestHandler):
                 if name.lower() not in _HOP_HEADERS:
                     self.send_header(name, value)
             self.end_headers()
-            self._pass_on(answer, fault)
+            self._pass_on(answer, fault, end_count)
         except (ConnectionError, TimeoutError):
             self.close_connection = True  # the client went away
         finally:
             upstream.close()
 
-    def _pass_on(self, answer: http.client.HTTPResponse, fault: Fault | None) -> None:
+    def _pass_on(self, answer: http.client.HTTPResponse, fault: Fault | None, end_count: Callable[[], None]) -> None:
+        unsent = answer.length
         spoiled = fault is not None and fault.kind != "before"
         left = fault.after_bytes if fault and spoiled else None
         while data := answer.read(_CHUNK_BYTES if left is None else min(_CHUNK_BYTES, left or _CHUNK_BYTES)):
@@ -180,6 +187,9 @@ class _Handler(BaseHTTPRequestHandler):
                 data, left = bytes([data[0] ^ 1]) + data[1:], None
             elif left is not None:
                 left -= len(data)
+            unsent = (unsent or 0) - len(data)
+            if unsent <= 0:
+                end_count()
             self.wfile.write(data)
         return None
 

@@ -227,8 +227,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Upgrade", "websocket")
         self.send_header("Connection", "Upgrade")
         self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(key).digest()).decode())  # noqa: S324  (RFC 6455)
+        engine.sockets[client_id] = self.connection  # before the client knows, so that no message of a run is missed
         self.end_headers()
-        engine.sockets[client_id] = self.connection
         engine.send(client_id, {"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 0}}}})
         with suppress(OSError):
             if self.connection.recv(1024):  # all that a client ever sends is its close frame

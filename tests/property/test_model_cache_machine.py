@@ -68,12 +68,19 @@ class ModelCacheMachine(RuleBasedStateMachine):
         self.versions = 0
 
     def started(self) -> list[ModelCache]:
-        """The caches of new processes; a clock passes every deadline as soon as a job has to wait for room.
+        """The caches of new processes, of which one asks storage for every job, the other once.
 
-        Files come one by one, so that every history is the same in each run.
+        A clock passes every deadline as soon as a job has to wait for room. Files come one by one, so that every
+        history is the same in each run.
         """
         line = WaitingLine(self.bench.model_dir / ".comfyfn/queue")
-        return [self.bench.cache(clock=lambda: 0.0 if line.empty else math.inf, parallel_downloads=1) for _ in range(2)]
+
+        def clock() -> float:
+            return 0.0 if line.empty else math.inf
+
+        return [
+            self.bench.cache(clock=clock, parallel_downloads=1, revalidate_seconds=seconds) for seconds in (0.0, 3600.0)
+        ]
 
     def teardown(self) -> None:
         """End all jobs and remove the directory."""

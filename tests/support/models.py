@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from function.errors import StorageUnavailableError
@@ -18,11 +26,11 @@ from function.models.references import ModelRef
 from function.storage.local import LocalStore
 from function.telemetry import Metrics, ignore_progress
 from function.transfer.fetching import Fetched
+from tests.support.processes import runs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import ExitStack
-    from pathlib import Path
 
     from function.storage.objects import ObjectInfo, OnBytes
     from function.telemetry import Progress
@@ -151,9 +159,114 @@ class Bench:
         """Names of unfinished files."""
         return [path.name for path in self.model_dir.rglob("*") if PART_SUFFIX in path.name]
 
+    def fetches(self, what: str) -> list[str]:
+        """Keys of what worker processes logged: `begin`, `done` or `double`."""
+        log = self.root / "fetches.log"
+        lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
+        return [key for found, key, _etag in lines if found == what]
+
     def metric(self, name: str) -> float:
         """Value of one counter or gauge."""
         return self.metrics.registry.get_sample_value(f"comfyfn_{name}") or 0.0
+
+
+class WorkerProcess:
+    """One process over a shared directory; see `model_worker`.
+
+    Args:
+        address: The socket of the program that forks it.
+        bench: Directory and capacity.
+        revalidate_seconds: Of its cache.
+    """
+
+    def __init__(self, address: Path, bench: Bench, *, revalidate_seconds: float) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(PATIENCE_SECONDS)
+        self._socket.connect(str(address))
+        self._answers = self._socket.makefile("r")
+        self._tell(root=str(bench.root), capacity_bytes=bench.capacity_bytes, revalidate_seconds=revalidate_seconds)
+        self.pid: int = self.answer()["pid"]
+        self._jobs = 0
+
+    def begin(self, *names: str, patience_seconds: float = PATIENCE_SECONDS) -> int:
+        """Begin a job; its number. It answers when it has its models, or an error."""
+        self._jobs += 1
+        self._tell(do="begin", job=self._jobs, names=names, patience_seconds=patience_seconds)
+        return self._jobs
+
+    def run(self, *names: str) -> dict[str, Any]:
+        """One whole job; its answer."""
+        job = self.begin(*names)
+        answer = self.answer()
+        if "etags" in answer:
+            self.end(job)
+        return answer
+
+    def let_end(self, job: int) -> None:
+        """Have a job end as soon as it has its models."""
+        self._tell(do="end", job=job)
+
+    def end(self, job: int) -> None:
+        """End a job that has its models."""
+        self.let_end(job)
+        assert self.answer() == {"job": job, "ended": True}
+
+    def hold(self, *, hold: bool) -> None:
+        """Stop downloads before their next piece, which answers `held`, or let them go on."""
+        self._tell(do="hold", hold=hold)
+
+    def die_at(self, event: int) -> None:
+        """Have it die by SIGKILL after this many more changes to the disk."""
+        self._tell(do="die_at", event=event)
+
+    def size_bytes(self) -> int:
+        """How large it says that the cache is."""
+        self._tell(do="size")
+        size: int = self.answer()["size_bytes"]
+        return size
+
+    def answer(self) -> dict[str, Any]:
+        """What it says next; nothing if it has died."""
+        try:
+            line = self._answers.readline()
+        except ConnectionResetError:
+            line = ""
+        answer: dict[str, Any] = json.loads(line) if line else {}
+        return answer
+
+    def kill(self) -> None:
+        """Kill it, if it lives, and wait until the kernel has let its locks go."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        wait_until(lambda: not runs(self.pid))
+        self._answers.close()
+        self._socket.close()
+
+    def _tell(self, **command: Any) -> None:
+        with suppress(BrokenPipeError):
+            self._socket.sendall(json.dumps(command).encode() + b"\n")
+
+
+@contextmanager
+def worker_factory() -> Iterator[Callable[..., WorkerProcess]]:
+    """A way to start worker processes quickly; in the end none is left."""
+    started: list[WorkerProcess] = []
+    with tempfile.TemporaryDirectory() as folder:
+        address = Path(folder, "socket")
+        program = subprocess.Popen([sys.executable, "-m", "tests.support.model_worker", str(address)])
+
+        def start(bench: Bench, revalidate_seconds: float = 0.0) -> WorkerProcess:
+            started.append(WorkerProcess(address, bench, revalidate_seconds=revalidate_seconds))
+            return started[-1]
+
+        try:
+            wait_until(address.exists)
+            yield start
+        finally:
+            for worker in started:
+                worker.kill()
+            program.kill()
+            program.wait()
 
 
 def ref(name: str, folder: str = "checkpoints") -> ModelRef:

@@ -1,14 +1,15 @@
 """Which jobs this pod takes, and whose turn on the GPU it is.
 
 Knative's containerConcurrency is no mutual exclusion: after a timeout of its proxy the slot is free while our thread
-still runs. So the GPU is given to one job at a time here, in the order of admission.
+still runs. So the GPU is given to one job at a time here: interactive jobs before the others, each in the order of
+their arrival.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from contextlib import contextmanager
+from dataclasses import dataclass
 from threading import Condition
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,23 @@ from function.errors import DrainingError, QueueFullError, RetryableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from function.cancellation import Cancellation
+
+PATIENCE_SECONDS = 60.0
+"""A job that has waited longer than this counts as interactive, so that no stream of those can hold it up for ever."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ticket:
+    """A job that waits or runs; two are never equal."""
+
+    interactive: bool
+    since: float
+
+    def rank(self, now: float) -> tuple[bool, float]:
+        """The lowest one is next."""
+        return not self.interactive and now - self.since < PATIENCE_SECONDS, self.since
 
 
 class Admission:
@@ -31,8 +49,8 @@ class Admission:
         self._clock = clock
         self._changed = Condition()
         self._admitted = 0
-        self._waiting: deque[object] = deque()
-        self._running = False
+        self._waiting: list[_Ticket] = []
+        self._holder: _Ticket | None = None
         self._draining = False
 
     @property
@@ -66,43 +84,83 @@ class Admission:
                 self._changed.notify_all()
 
     @contextmanager
-    def turn(self, *, deadline: float, on_position: Callable[[int], None]) -> Iterator[None]:
-        """Wait for the GPU, first come first served, and hold it.
+    def turn(
+        self,
+        *,
+        deadline: float,
+        on_position: Callable[[int], None],
+        cancellation: Cancellation,
+        interactive: bool = False,
+    ) -> Iterator[None]:
+        """Wait for the GPU and hold it.
 
         Args:
             deadline: Monotonic seconds.
             on_position: Called with the number of jobs before this one when it changes.
+            cancellation: Ends the wait; whoever sets it calls `look_again`. It does not end the turn.
+            interactive: Whether this job goes before those that are not; see PATIENCE_SECONDS.
 
         Raises:
             DrainingError: The pod is shutting down; raised at once.
             RetryableError: The deadline passed while the job waited.
+            ComfyfnError: The reason of the cancellation.
         """
-        ticket = object()
+        ticket = _Ticket(interactive, self._clock())
         with self._changed:
             self._waiting.append(ticket)
             try:
-                self._wait_for_turn(ticket, deadline, on_position)
-                self._running = True
-            finally:
-                self._waiting.remove(ticket)
+                self._give_turn()
+                self._await_turn(ticket, deadline, on_position, cancellation)
+            except BaseException:
+                self._leave(ticket)
+                raise
         try:
             yield
         finally:
             with self._changed:
-                self._running = False
-                self._changed.notify_all()
+                self._leave(ticket)
 
-    def _wait_for_turn(self, ticket: object, deadline: float, on_position: Callable[[int], None]) -> None:
+    def _await_turn(
+        self, ticket: _Ticket, deadline: float, on_position: Callable[[int], None], cancellation: Cancellation
+    ) -> None:
+        told = 0
         while True:
             self._refuse_when_draining()
-            before = self._waiting.index(ticket)
-            if before == 0 and not self._running:
+            cancellation.check()
+            if self._holder is ticket:
                 return
-            on_position(before + self._running)
+            before = self._line().index(ticket) + 1
+            if before != told:
+                on_position(before)
+                told = before
             remaining = deadline - self._clock()
             if remaining <= 0:
                 raise RetryableError("the job's deadline passed while it waited for the GPU")
             self._changed.wait(remaining)
+
+    def _line(self) -> list[_Ticket]:
+        """Who waits, the next one first."""
+        now = self._clock()
+        return sorted(self._waiting, key=lambda ticket: ticket.rank(now))
+
+    def _give_turn(self) -> None:
+        """Give the GPU to the next one if it is free: decided in one place, because ranks change with time."""
+        if self._holder is None and self._waiting:
+            self._holder = self._line()[0]
+            self._waiting.remove(self._holder)
+        self._changed.notify_all()
+
+    def _leave(self, ticket: _Ticket) -> None:
+        if self._holder is ticket:
+            self._holder = None
+        else:
+            self._waiting.remove(ticket)
+        self._give_turn()
+
+    def look_again(self) -> None:
+        """Have every waiting job look at its cancellation."""
+        with self._changed:
+            self._changed.notify_all()
 
     def _refuse_when_draining(self) -> None:
         if self._draining:

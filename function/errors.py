@@ -164,6 +164,12 @@ class DrainingError(RetryableError):
     code = "draining"
 
 
+class ClientGoneError(RetryableError):
+    """The client closed its connection before the answer; a job that is delivered again runs again."""
+
+    code = "client_gone"
+
+
 class EngineUnavailableError(RetryableError):
     """The engine did not start, died in mid-run or does not answer."""
 

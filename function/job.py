@@ -51,6 +51,7 @@ class Job:
         label: The caller's own name for it.
         deadline_seconds: Time it may take from admission to stored result; None: the setting's.
         stored: Whether records, outputs and manifest go to RESULTS_URL; otherwise the caller gets the bytes.
+        interactive: Whether somebody waits for the answer: such jobs get the GPU before the others.
     """
 
     job_id: str
@@ -58,6 +59,7 @@ class Job:
     label: str = ""
     deadline_seconds: int | None = None
     stored: bool = True
+    interactive: bool = False
 
 
 @dataclass(frozen=True, slots=True)

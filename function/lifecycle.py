@@ -13,7 +13,10 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from function.admission import Admission
+from function.cancellation import Cancellation
+from function.clients import ClientWatch
 from function.errors import (
+    ClientGoneError,
     ComfyfnError,
     DrainingError,
     JobRunningError,
@@ -25,6 +28,7 @@ from function.telemetry import Metrics, Progress
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from socket import socket
 
     from function.config import Settings
     from function.engine.supervisor import Supervisor
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("comfyfn")
 
 _BUILD_SECONDS = 60.0
-_INTERRUPT_SECONDS = 0.2  # a job that is not in the engine yet can only be interrupted once it is
+_INTERRUPT_SECONDS = 0.2  # the job that has the GPU next may not have begun yet
 
 
 class Function:
@@ -53,11 +57,14 @@ class Function:
         self._line: Future[Line] = Future()
         self._progress: dict[str, Progress] = {}
         self._progress_lock = threading.Lock()
+        self._clients = ClientWatch()
+        self._running = Cancellation()
         self._refusal = ""
 
     def start(self) -> None:
         """Start the engine unless it runs already, and begin to build what jobs need."""
         self._supervisor.start()
+        self._clients.start()
         if self.settings.results_url.startswith("file:") and self.settings.knative_service:
             _log.warning("RESULTS_URL is %s: results are lost with this pod", self.settings.results_url)
         threading.Thread(target=self._build_line, name="build-line", daemon=True).start()
@@ -93,6 +100,7 @@ class Function:
     def stop(self) -> None:
         """Stop the engine and let the GPU go."""
         self._supervisor.stop()
+        self._clients.stop()
         if self._line.done() and not self._line.exception():
             self._line.result().gpus.stop()
 
@@ -120,10 +128,18 @@ class Function:
         """Count a job from before its body is read until it is answered; see `Admission.admitted`."""
         return self.admission.admitted()
 
-    def handle(self, job: Job) -> JobResult:
+    def handle(self, job: Job, *, connection: socket | None = None) -> JobResult:
         """Run one admitted job; see `run_job` for what comes of it.
 
+        A job whose client goes away while it waits for the GPU leaves the queue. One that runs is interrupted unless
+        it is stored: that one goes on, so that it can be answered from its manifest when it is delivered again.
+
+        Args:
+            job: The job.
+            connection: Where its client waits for the answer; None if that can't be watched.
+
         Raises:
+            ClientGoneError: The client went away.
             JobRunningError: This process is running the same job.
             DrainingError: The pod is shutting down before the job started, or it could not end in time.
         """
@@ -133,15 +149,15 @@ class Function:
             self._progress[job.job_id] = Progress("queued", 0.0)
         try:
             with job_context(job.job_id):
-                return self._counted(job)
+                return self._counted(job, connection)
         finally:
             del self._progress[job.job_id]
 
-    def _counted(self, job: Job) -> JobResult:
+    def _counted(self, job: Job, connection: socket | None) -> JobResult:
         started = time.monotonic()
         outcome = "internal"
         try:
-            result = self._run(job, started)
+            result = self._watched(job, started, connection)
             outcome = str(result.error["code"]) if result.error else "completed"
         except ComfyfnError as error:
             outcome = error.code
@@ -154,7 +170,17 @@ class Function:
             self.metrics.job_seconds.observe(seconds)
             _log.info("job ended", extra={"outcome": outcome, "seconds": round(seconds, 3)})
 
-    def _run(self, job: Job, started: float) -> JobResult:
+    def _watched(self, job: Job, started: float, connection: socket | None) -> JobResult:
+        client = Cancellation()
+
+        def on_gone() -> None:
+            client.cancel(ClientGoneError("the client closed the connection before the job had ended"))
+            self.admission.look_again()
+
+        with self._clients.watching(connection, on_gone):
+            return self._run(job, started, client)
+
+    def _run(self, job: Job, started: float, client: Cancellation) -> JobResult:
         limit = self.settings.deadline_seconds
         deadline = started + min(job.deadline_seconds or limit, limit)
 
@@ -165,8 +191,11 @@ class Function:
             on_progress(Progress("queued", 0.0, f"{before} before it"))
 
         line = self.line
-        with self.admission.turn(deadline=deadline, on_position=on_position):
-            return line.run_job(job, deadline=deadline, on_progress=on_progress)
+        with self.admission.turn(
+            deadline=deadline, on_position=on_position, cancellation=client, interactive=job.interactive
+        ):
+            self._running = Cancellation() if job.stored else client
+            return line.run_job(job, deadline=deadline, cancellation=self._running, on_progress=on_progress)
 
     def progress(self, job_id: str) -> Progress | None:
         """How far a job is that waits or runs in this process."""
@@ -179,4 +208,4 @@ class Function:
             return
         _log.warning("the running job did not end within DRAIN_SECONDS=%d", self.settings.drain_seconds)
         while not self.admission.wait_until_idle(_INTERRUPT_SECONDS):
-            self.line.engine.interrupt(DrainingError("this pod shut down before the job could end"))
+            self._running.cancel(DrainingError("this pod shut down before the job could end"))

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from function.cancellation import Cancellation
     from function.config import Settings
     from function.engine.supervisor import Supervisor
     from function.storage.objects import ObjectStore
-    from function.telemetry import Metrics, OnProgress
+    from function.telemetry import Metrics, OnProgress, Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +48,9 @@ class Line:
     input_dir: Path
     output_dir: Path
 
-    def run_job(self, job: Job, *, deadline: float, on_progress: OnProgress) -> JobResult:
+    def run_job(self, job: Job, *, deadline: float, cancellation: Cancellation, on_progress: OnProgress) -> JobResult:
         """Run one job that has the GPU; see the function of this name."""
-        return run_job(job, self, deadline=deadline, on_progress=on_progress)
+        return run_job(job, self, deadline=deadline, cancellation=cancellation, on_progress=on_progress)
 
 
 def build_line(settings: Settings, supervisor: Supervisor, *, metrics: Metrics) -> Line:
@@ -101,7 +102,7 @@ class Stopwatch:
         return {**self.laps, "total": round(self._clock() - self._started, 3)}
 
 
-def run_job(job: Job, line: Line, *, deadline: float, on_progress: OnProgress) -> JobResult:
+def run_job(job: Job, line: Line, *, deadline: float, cancellation: Cancellation, on_progress: OnProgress) -> JobResult:
     """Run one job that has the GPU, from its claim to its result.
 
     A stored job that can't succeed ends in a failed result with a manifest; of a job that stores nothing the error
@@ -111,6 +112,7 @@ def run_job(job: Job, line: Line, *, deadline: float, on_progress: OnProgress) -
         job: The job.
         line: What it runs on.
         deadline: Monotonic seconds by which the engine must be done.
+        cancellation: Ends the job with its reason until the engine is done.
         on_progress: Observer of its stages.
 
     Raises:
@@ -119,23 +121,36 @@ def run_job(job: Job, line: Line, *, deadline: float, on_progress: OnProgress) -
     """
     watch = Stopwatch()
     if not job.stored:
-        return _attempt(job, line, 1, watch, deadline=deadline, on_progress=on_progress)
+        return _attempt(job, line, 1, watch, deadline=deadline, cancellation=cancellation, on_progress=on_progress)
     attempt = MAX_ATTEMPTS
     try:
         attempt = line.records.claim(job)
-        result = _attempt(job, line, attempt, watch, deadline=deadline, on_progress=on_progress)
+        result = _attempt(
+            job, line, attempt, watch, deadline=deadline, cancellation=cancellation, on_progress=on_progress
+        )
     except JobFailedError as error:
         result = _failed(job, attempt, error, watch)
     return line.records.finish(result)
 
 
 def _attempt(
-    job: Job, line: Line, attempt: int, watch: Stopwatch, *, deadline: float, on_progress: OnProgress
+    job: Job,
+    line: Line,
+    attempt: int,
+    watch: Stopwatch,
+    *,
+    deadline: float,
+    cancellation: Cancellation,
+    on_progress: OnProgress,
 ) -> JobResult:
+    def on_preparation(progress: Progress) -> None:
+        cancellation.check()
+        on_progress(progress)
+
     workflow = parse_workflow(job.workflow)
     references = line.lookup.references(workflow)
     folder = OutputFolder(line.output_dir, job.job_id)
-    with line.models.ensure(references, deadline=deadline, on_progress=on_progress) as etags:
+    with line.models.ensure(references, deadline=deadline, on_progress=on_preparation) as etags:
         watch.lap("models")
         with (
             staged_inputs(
@@ -143,7 +158,7 @@ def _attempt(
                 job_id=job.job_id,
                 input_dir=line.input_dir,
                 uploads=line.uploads,
-                on_progress=on_progress,
+                on_progress=on_preparation,
             ) as staged,
             folder.removed_at_the_end(),
             _collector(job, line, folder, attempt, on_progress) as collector,
@@ -152,6 +167,7 @@ def _attempt(
             run = line.engine.run(
                 confine_outputs(staged, job.job_id),
                 deadline=deadline,
+                cancellation=cancellation,
                 on_progress=on_progress,
                 on_outputs=collector.begin,
             )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
+from function.cancellation import Cancellation
 from function.engine.client import EngineClient, EngineRun, NotConnectedError, RunLimits, new_prompt_id
 from function.engine.results import ignore_outputs
 from function.errors import EngineUnavailableError, InterruptedJobError, OutOfMemoryError
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
 
     from function.engine.results import OnOutputs
     from function.engine.supervisor import EngineState, Supervisor
-    from function.errors import ComfyfnError
     from function.telemetry import Metrics, OnProgress
     from function.workflow import Workflow
 
@@ -46,7 +47,6 @@ class Engine:
         self._supervisor = supervisor
         self._metrics = metrics
         self._connect = connect
-        self._interruption: ComfyfnError | None = None
         self._counted_starts = 0
         supervisor.subscribe(self._count)
 
@@ -55,6 +55,7 @@ class Engine:
         workflow: Workflow,
         *,
         deadline: float,
+        cancellation: Cancellation | None = None,
         on_progress: OnProgress = ignore_progress,
         on_outputs: OnOutputs = ignore_outputs,
     ) -> EngineRun:
@@ -63,6 +64,7 @@ class Engine:
         Args:
             workflow: The graph in API format.
             deadline: Monotonic seconds.
+            cancellation: Ends the run with its reason as soon as the engine obeys; None: nobody will cancel it.
             on_progress: Told of each change, in this thread.
             on_outputs: Told of files as they are written, in this thread, also in a first try that runs out of memory.
 
@@ -70,44 +72,51 @@ class Engine:
             EngineUnavailableError: The engine wasn't ready in time, keeps failing, or died; all else as in
                 `EngineClient.run`. A run that can't be interrupted costs the engine its process.
         """
+        cancellation = cancellation or Cancellation()
+        attempt = partial(self._attempt, workflow, deadline, cancellation, on_progress, on_outputs)
         try:
-            return self._run_twice_at_most(workflow, deadline, on_progress, on_outputs)
+            return self._run_twice_at_most(attempt)
         except InterruptedJobError as error:
-            raise self._interruption or error from error
+            raise cancellation.reason or error from error
 
-    def interrupt(self, reason: ComfyfnError) -> None:
-        """End the current run from another thread, with this error; does nothing when there is none."""
-        self._interruption = reason
-
-    def _run_twice_at_most(
-        self, workflow: Workflow, deadline: float, on_progress: OnProgress, on_outputs: OnOutputs
-    ) -> EngineRun:
-        self._interruption = None
+    def _run_twice_at_most(self, attempt: Callable[[], EngineRun]) -> EngineRun:
         try:
-            return self._attempt(workflow, deadline, on_progress, on_outputs)
+            return attempt()
         except OutOfMemoryError as error:
             _log.warning("%s; trying once more with freed memory", error.message)
             self._free()
-            return self._attempt(workflow, deadline, on_progress, on_outputs)
+            return attempt()
 
     def _attempt(
-        self, workflow: Workflow, deadline: float, on_progress: OnProgress, on_outputs: OnOutputs
+        self,
+        workflow: Workflow,
+        deadline: float,
+        cancellation: Cancellation,
+        on_progress: OnProgress,
+        on_outputs: OnOutputs,
     ) -> EngineRun:
+        run = partial(self._run_when_ready, workflow, deadline, cancellation, on_progress, on_outputs)
         for _ in range(_CONNECT_TRIES - 1):
             try:
-                return self._run_when_ready(workflow, deadline, on_progress, on_outputs)
+                return run()
             except NotConnectedError:  # it has just died, and the supervisor is about to notice
                 time.sleep(_CONNECT_PAUSE_SECONDS)
-        return self._run_when_ready(workflow, deadline, on_progress, on_outputs)
+        return run()
 
     def _run_when_ready(
-        self, workflow: Workflow, deadline: float, on_progress: OnProgress, on_outputs: OnOutputs
+        self,
+        workflow: Workflow,
+        deadline: float,
+        cancellation: Cancellation,
+        on_progress: OnProgress,
+        on_outputs: OnOutputs,
     ) -> EngineRun:
         state = self._supervisor.wait_ready(deadline)
+        cancellation.check()
         limits = RunLimits(
             deadline=deadline,
             is_alive=lambda: self._supervisor.ready and self._supervisor.generation == state.generation,
-            is_cancelled=lambda: self._interruption is not None,
+            is_cancelled=lambda: cancellation.reason is not None,
             on_stuck=lambda: self._supervisor.restart("a run could not be interrupted"),
         )
         client = self._client(state)

@@ -17,7 +17,7 @@ from events import (
     to_structured,
 )
 from function.errors import InvalidRequestError
-from function.http.responses import read_body, to_response
+from function.http.responses import connection_of, read_body, to_response
 from function.job import derived_job_id, parse_job_document
 from function.jobs import to_manifest
 
@@ -44,7 +44,8 @@ def receive(function: Function, request: Request) -> Response:
         job_id = derived_job_id(event.source, event.id)
         result = function.line.records.result(job_id)
         if result is None:
-            result = function.handle(parse_job_document(event.data, job_id=job_id))
+            job = parse_job_document(event.data, job_id=job_id)
+            result = function.handle(job, connection=connection_of(request))
     return _reply(result)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from function.errors import InvalidRequestError
-from function.http.responses import json_response, parse_json, read_body
+from function.http.responses import connection_of, json_response, parse_json, read_body
 from function.job import Job, JobResult, describe_validation_error, random_job_id
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ def run(function: Function, request: Request) -> Response:
         body = read_body(request, max_bytes=function.settings.max_body_bytes)
         wanted = parse_prompt_request(parse_json(body))
         del body
-        job = Job(job_id=random_job_id(), workflow=wanted.prompt, label=wanted.id, stored=False)
-        return json_response(to_answer(job, function.handle(job)))
+        job = Job(job_id=random_job_id(), workflow=wanted.prompt, label=wanted.id, stored=False, interactive=True)
+        return json_response(to_answer(job, function.handle(job, connection=connection_of(request))))
 
 
 def parse_prompt_request(document: object) -> PromptRequest:

@@ -12,6 +12,7 @@ from function.errors import BodyTooLargeError, ComfyfnError, InvalidRequestError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from socket import socket
 
     from flask import Request
     from werkzeug.exceptions import HTTPException
@@ -35,6 +36,12 @@ def read_body(request: Request, *, max_bytes: int) -> bytes:
     if length is not None and len(body) < length:
         raise InvalidRequestError("the connection ended before the body did")
     return body
+
+
+def connection_of(request: Request) -> socket | None:
+    """The connection that a request came on, where the server tells: gunicorn does, others don't."""
+    connection: socket | None = request.environ.get("gunicorn.socket")
+    return connection
 
 
 def parse_json(body: bytes) -> Any:  # noqa: ANN401  (JSON is any value)

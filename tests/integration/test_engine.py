@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from function.cancellation import Cancellation
 from function.engine.client import EngineClient
 from function.engine.command import EngineCommand
 from function.engine.engine import Engine
@@ -100,21 +100,25 @@ def test_stuck_engine_is_replaced(start: Callable[..., Engine], tmp_path: Path, 
     assert metrics.registry.get_sample_value("comfyfn_engine_starts_total") == 2
 
 
-def test_interrupt_from_another_thread(start: Callable[..., Engine], tmp_path: Path) -> None:
-    """An interrupt ends the current run only, with the error of whoever interrupted it."""
+def test_cancelled_run(start: Callable[..., Engine], tmp_path: Path) -> None:
+    """A run that is cancelled while it executes ends with the reason, and the next run succeeds."""
     engine = start("--hold-once", str(tmp_path / "held"))
-    began = threading.Event()
-
-    def interrupt() -> None:
-        assert began.wait(20)
-        engine.interrupt(DrainingError("shutting down"))
-
-    thread = threading.Thread(target=interrupt)
-    thread.start()
+    cancellation = Cancellation()
+    reason = DrainingError("shutting down")
     with pytest.raises(DrainingError):
-        engine.run(WORKFLOW, deadline=soon(), on_progress=lambda _: began.set())
-    thread.join()
+        engine.run(
+            WORKFLOW, deadline=soon(), cancellation=cancellation, on_progress=lambda _: cancellation.cancel(reason)
+        )
     assert engine.run(WORKFLOW, deadline=soon()).files
+
+
+def test_run_cancelled_before_it_began(start: Callable[..., Engine], metrics: Metrics) -> None:
+    """The engine never hears of it."""
+    cancellation = Cancellation()
+    cancellation.cancel(DrainingError("shutting down"))
+    with pytest.raises(DrainingError):
+        start().run(WORKFLOW, deadline=soon(), cancellation=cancellation)
+    assert metrics.registry.get_sample_value("comfyfn_engine_run_seconds_count") == 0
 
 
 def test_out_of_memory_is_tried_once_more(start: Callable[..., Engine], metrics: Metrics) -> None:

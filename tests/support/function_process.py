@@ -158,9 +158,22 @@ class FunctionProcess:
 
     def engine_history(self) -> dict[str, Any]:
         """What the engine itself remembers of its runs."""
-        port = re.findall(r"engine \d+ answers on port (\d+)", self.log.read_text())[-1]
-        history: dict[str, Any] = self._http.request("GET", f"http://127.0.0.1:{port}/history").json()
+        history: dict[str, Any] = self._ask_engine("/history")
         return history
+
+    def engine_runs(self) -> int:
+        """How many workflows the engine executes or has been given."""
+        queue = self._ask_engine("/queue")
+        return len(queue["queue_running"]) + len(queue["queue_pending"])
+
+    def _ask_engine(self, path: str) -> Any:
+        port = re.findall(r"engine \d+ answers on port (\d+)", self.log.read_text())[-1]
+        return self._http.request("GET", f"http://127.0.0.1:{port}{path}").json()
+
+    def log_records(self, message: str) -> list[dict[str, Any]]:
+        """The log lines with this message."""
+        records = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [record for record in records if record["message"] == message]
 
 
 class Background:

@@ -4,24 +4,83 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import pytest
 
-from function.admission import Admission
-from function.errors import DrainingError, QueueFullError, RetryableError
+from function.admission import PATIENCE_SECONDS, Admission
+from function.cancellation import Cancellation
+from function.errors import ClientGoneError, ComfyfnError, DrainingError, QueueFullError, RetryableError
 from tests.support.processes import wait_until
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
-def in_turn(admission: Admission, order: list[int], number: int) -> threading.Thread:
-    """A job that takes its turn and notes it."""
 
-    def run() -> None:
-        with admission.turn(deadline=time.monotonic() + 10, on_position=lambda _before: None):
-            order.append(number)
+def turn(
+    admission: Admission, *, seconds: float = 10.0, on_position: Callable[[int], None] = lambda _before: None
+) -> AbstractContextManager[None]:
+    """A turn of a job that nobody cancels."""
+    deadline = time.monotonic() + seconds
+    return admission.turn(deadline=deadline, on_position=on_position, cancellation=Cancellation())
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread
+
+class Queue:
+    """Jobs that wait in threads while another job has the GPU, until the first context closes."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.admission = Admission(10, clock=lambda: self.now)
+        self.order: list[str] = []
+        self.errors: dict[str, ComfyfnError] = {}
+        self.positions: dict[str, list[int]] = {}
+        self._threads: list[threading.Thread] = []
+
+    def join(self, name: str, *, interactive: bool = False, cancellation: Cancellation | None = None) -> None:
+        """Start a job and wait until it is in the queue."""
+        self.positions[name] = []
+        waiting = len(self.admission._waiting)
+        thread = threading.Thread(target=self._run, args=(name, interactive, cancellation or Cancellation()))
+        self._threads.append(thread)
+        thread.start()
+        wait_until(lambda: len(self.admission._waiting) == waiting + 1, what=f"{name} in the queue")
+
+    def _run(self, name: str, interactive: bool, cancellation: Cancellation) -> None:  # noqa: FBT001  (a thread's target)
+        try:
+            with self.admission.turn(
+                deadline=1000.0,
+                on_position=self.positions[name].append,
+                cancellation=cancellation,
+                interactive=interactive,
+            ):
+                self.order.append(name)
+        except ComfyfnError as error:
+            self.errors[name] = error
+
+    def wait(self) -> None:
+        """Wait until all jobs have ended."""
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.fixture
+def queue() -> Iterator[Queue]:
+    """A queue behind a job that runs until the test's end or until `running.close()`."""
+    made = Queue()
+    yield made
+    made.wait()
+
+
+@pytest.fixture
+def running(queue: Queue) -> Iterator[ExitStack]:
+    """The running job; closing it lets the others run."""
+    with ExitStack() as stack:
+        stack.enter_context(
+            queue.admission.turn(deadline=1000.0, on_position=lambda _before: None, cancellation=Cancellation())
+        )
+        yield stack
 
 
 def test_one_job_more_than_the_limit_is_refused() -> None:
@@ -35,66 +94,103 @@ def test_one_job_more_than_the_limit_is_refused() -> None:
     assert admission.depth == 0
 
 
-def test_turns_come_in_the_order_of_arrival() -> None:
-    """Nobody overtakes."""
-    admission = Admission(10)
-    order: list[int] = []
-    with admission.turn(deadline=time.monotonic() + 10, on_position=lambda _before: None):
-        threads = []
-        for number in range(5):
-            threads.append(in_turn(admission, order, number))
-            wait_until(lambda count=number + 1: len(admission._waiting) == count, what="the thread in the queue")
-    for thread in threads:
-        thread.join()
-    assert order == [0, 1, 2, 3, 4]
+def test_turns_come_in_the_order_of_arrival(queue: Queue, running: ExitStack) -> None:
+    """Nobody of the same kind overtakes."""
+    for number in range(5):
+        queue.now += 1
+        queue.join(str(number))
+    running.close()
+    queue.wait()
+    assert queue.order == ["0", "1", "2", "3", "4"]
 
 
-def test_a_waiting_job_learns_its_position() -> None:
-    """The running job counts as one before it."""
-    admission = Admission(10)
-    positions: list[int] = []
+def test_interactive_jobs_go_before_the_others(queue: Queue, running: ExitStack) -> None:
+    """Each kind keeps its own order."""
+    for name in ("event 1", "prompt 1", "event 2", "prompt 2"):
+        queue.now += 1
+        queue.join(name, interactive=name.startswith("prompt"))
+    running.close()
+    queue.wait()
+    assert queue.order == ["prompt 1", "prompt 2", "event 1", "event 2"]
+
+
+def test_a_job_that_has_waited_long_counts_as_interactive(queue: Queue, running: ExitStack) -> None:
+    """It goes before interactive jobs that came later, and after those that came earlier."""
+    queue.join("prompt 1", interactive=True)
+    queue.now = 1.0
+    queue.join("event 1")
+    queue.now = PATIENCE_SECONDS
+    queue.join("prompt 2", interactive=True)
+    queue.join("event 2")
+    queue.now += 1.0
+    running.close()
+    queue.wait()
+    assert queue.order == ["prompt 1", "event 1", "prompt 2", "event 2"]
+
+
+def test_waiting_jobs_learn_their_positions(queue: Queue, running: ExitStack) -> None:
+    """The running job counts as one before them; an interactive job that comes moves the others back."""
+    queue.join("event 1")
+    queue.join("event 2")
+    queue.join("prompt", interactive=True)
+    expected = {"event 1": [1, 2], "event 2": [2, 3], "prompt": [1]}
+    wait_until(lambda: queue.positions == expected, what="the new positions")
+    running.close()
+
+
+def test_a_cancelled_job_leaves_the_queue_at_once(queue: Queue, running: ExitStack) -> None:
+    """It ends with the reason, without a turn, while the running job goes on; the next one moves up."""
+    cancellation = Cancellation()
+    queue.join("gone", cancellation=cancellation)
+    queue.join("next")
+    cancellation.cancel(ClientGoneError("gone"))
+    queue.admission.look_again()
+    wait_until(lambda: "gone" in queue.errors, what="the end of the wait")
+    wait_until(lambda: queue.positions["next"] == [2, 1], what="the next one's new position")
+    assert not queue.order
+    running.close()
+    queue.wait()
+    assert queue.order == ["next"]
+
+
+def test_a_cancelled_job_gets_no_turn_even_when_the_gpu_is_free() -> None:
+    """What was cancelled before its turn does not run."""
+    cancellation = Cancellation()
+    cancellation.cancel(ClientGoneError("gone"))
+    admission = Admission(1)
     with (
-        admission.turn(deadline=time.monotonic() + 10, on_position=positions.append),
-        pytest.raises(RetryableError, match="deadline passed while it waited"),
-        admission.turn(deadline=time.monotonic(), on_position=positions.append),
+        pytest.raises(ClientGoneError),
+        admission.turn(deadline=time.monotonic() + 10, on_position=lambda _before: None, cancellation=cancellation),
     ):
+        pytest.fail("it runs")
+    with turn(admission):
         pass
-    assert positions == [1]
 
 
 def test_a_job_whose_deadline_passes_while_it_waits_leaves_the_queue() -> None:
     """The next one is not held up by it."""
     admission = Admission(10)
+    positions: list[int] = []
     with (
-        admission.turn(deadline=time.monotonic() + 10, on_position=lambda _before: None),
-        pytest.raises(RetryableError),
-        admission.turn(deadline=time.monotonic(), on_position=lambda _before: None),
+        turn(admission),
+        pytest.raises(RetryableError, match="deadline passed while it waited"),
+        turn(admission, seconds=0.0, on_position=positions.append),
     ):
         pass
-    with admission.turn(deadline=time.monotonic(), on_position=lambda _before: None):
+    assert positions == [1]
+    with turn(admission):
         pass
 
 
-def test_draining_sends_waiting_jobs_away_and_lets_the_running_one_be() -> None:
-    """Who waits is told at once; new jobs are refused."""
-    admission = Admission(10)
-    errors: list[Exception] = []
-
-    def wait() -> None:
-        try:
-            with admission.turn(deadline=time.monotonic() + 60, on_position=lambda _before: None):
-                pass
-        except DrainingError as error:
-            errors.append(error)
-
-    with admission.admitted(), admission.turn(deadline=time.monotonic() + 1, on_position=lambda _before: None):
-        thread = threading.Thread(target=wait)
-        thread.start()
-        wait_until(lambda: len(admission._waiting) == 1, what="the thread in the queue")
-        admission.drain()
-        thread.join()
-        assert len(errors) == 1
-        assert not admission.wait_until_idle(0.0)
-        with pytest.raises(DrainingError), admission.admitted():
+def test_draining_sends_waiting_jobs_away_and_lets_the_running_one_be(queue: Queue, running: ExitStack) -> None:
+    """Who waits is told at once; new jobs are refused; idle is who has nobody admitted."""
+    with queue.admission.admitted():
+        queue.join("waiting")
+        queue.admission.drain()
+        queue.wait()
+        assert isinstance(queue.errors["waiting"], DrainingError)
+        assert not queue.admission.wait_until_idle(0.0)
+        with pytest.raises(DrainingError), queue.admission.admitted():
             pass
-    assert admission.wait_until_idle(0.0)
+    assert queue.admission.wait_until_idle(0.0)
+    running.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from function.models.books import read_books
 from function.models.checking import crc64nvme_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from function.models.books import Present
     from function.models.directory import ModelDirectory
     from function.models.records import Record
@@ -62,8 +65,7 @@ class Upkeep:
         Raises:
             ModelMissingError: The cache has no such file.
         """
-        with self._directory.locked():
-            record = self._record(key)
+        with self._found(key) as record:
             if record.pinned != pinned:
                 self._directory.rewrite(replace(record, pinned=pinned))
 
@@ -73,8 +75,7 @@ class Upkeep:
         Raises:
             ModelMissingError: The cache has no such file.
         """
-        with self._directory.locked():
-            record = self._record(key)
+        with self._found(key) as record:
             pin = self._directory.pin_under_lock(key)
         with pin:
             return crc64nvme_of(self._directory.path(key)) == record.crc64nvme
@@ -86,8 +87,7 @@ class Upkeep:
             ModelMissingError: The cache has no such file.
             CacheBusyError: A job uses it, or it is pinned.
         """
-        with self._directory.locked():
-            record = self._record(key)
+        with self._found(key) as record:
             if record.pinned:
                 raise CacheBusyError(f"model {key} is pinned; unpin it first")
             lock = self._directory.seize(key)
@@ -96,11 +96,17 @@ class Upkeep:
             with lock:
                 self._directory.remove(record)
 
-    def _record(self, key: str) -> Record:
-        present = read_books(self._directory).present.get(key) if not self._directory.read_only else None
-        if present is None:
-            raise ModelMissingError(f"the cache has no model {key}")
-        return present.record
+    @contextmanager
+    def _found(self, key: str) -> Iterator[Record]:
+        """The record of a file in place; nobody decides about it until the context closes."""
+        missing = ModelMissingError(f"the cache has no model {key}")
+        if self._directory.read_only:
+            raise missing
+        with self._directory.locked():
+            present = read_books(self._directory).present.get(key)
+            if present is None:
+                raise missing
+            yield present.record
 
     def _describe(self, present: Present) -> CachedFile:
         record = present.record

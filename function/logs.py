@@ -24,6 +24,11 @@ def job_context(job_id: str) -> Iterator[None]:
         _job_id.reset(token)
 
 
+def current_job_id() -> str:
+    """The job that this thread works for; "" if there is none."""
+    return _job_id.get()
+
+
 class JobIdFilter(logging.Filter):
     """Adds the id of the current job to a line."""
 

@@ -12,6 +12,7 @@ from function.cancellation import Cancellation
 from function.engine.client import EngineClient, EngineRun, NotConnectedError, RunLimits, new_prompt_id
 from function.engine.results import ignore_outputs
 from function.errors import EngineUnavailableError, InterruptedJobError, OutOfMemoryError
+from function.logs import current_job_id
 from function.telemetry import ignore_progress
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ class Engine:
         cancellation = cancellation or Cancellation()
         attempt = partial(self._attempt, workflow, deadline, cancellation, on_progress, on_outputs)
         try:
-            return self._run_twice_at_most(attempt)
+            with self._supervisor.working_for(current_job_id()):
+                return self._run_twice_at_most(attempt)
         except InterruptedJobError as error:
             raise cancellation.reason or error from error
 

@@ -13,8 +13,10 @@ import threading
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from function.engine.lines import LINE_BYTES, parse_lines
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 HOST = "127.0.0.1"
 
@@ -22,7 +24,6 @@ _log = logging.getLogger("comfyfn.engine")
 
 _LAUNCHER = str(Path(__file__).with_name("launch.py"))
 _PROBE_TIMEOUT_SECONDS = 2.0
-_LINE_BYTES = 2_000
 _OK = 200
 
 
@@ -59,9 +60,15 @@ def describe_status(status: int) -> str:
 
 
 class Output:
-    """Forwards a process's lines to the log, in a thread of its own, so that a full pipe never stops the engine."""
+    """Forwards a process's lines to the log, in a thread of its own, so that a full pipe never stops the engine.
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    Args:
+        process: The process; its output is a pipe.
+        job_id: Asked at each record: the job that the engine works for, "" if there is none.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], *, job_id: Callable[[], str]) -> None:
+        self._job_id = job_id
         self._last_line = ""
         self._thread = threading.Thread(target=self._forward, args=(process.stdout,), name="engine-output", daemon=True)
         self._thread.start()
@@ -73,17 +80,10 @@ class Output:
 
     def _forward(self, stream: IO[bytes]) -> None:
         with stream:
-            while piece := stream.readline(_LINE_BYTES):
-                line = _visible(piece)
-                if line:
-                    self._last_line = line
-                    _log.info("%s", line)
-
-
-def _visible(piece: bytes) -> str:
-    r"""What a terminal would show of a line: a progress bar rewrites itself after each `\r`."""
-    text = piece.decode("utf-8", "replace").rstrip().rpartition("\r")[2]
-    return "".join(character if character.isprintable() else " " for character in text).rstrip()
+            for line in parse_lines(iter(lambda: stream.readline(LINE_BYTES), b"")):
+                self._last_line = line.text.rpartition("\n")[2]
+                job_id = self._job_id()
+                _log.log(line.level, "%s", line.text, extra={"job_id": job_id} if job_id else None)
 
 
 def free_port() -> int:

@@ -29,7 +29,7 @@ from function.errors import EngineUnavailableError
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from function.engine.command import EngineCommand
 
@@ -99,6 +99,7 @@ class Supervisor:
         self._failures = 0
         self._failed_starts = 0
         self._ready_since = 0.0
+        self._job_id = ""
 
     @property
     def state(self) -> EngineState:
@@ -167,6 +168,15 @@ class Supervisor:
                 self._set(ready=False, error=reason)
                 self._signal_group(signal.SIGKILL)
 
+    @contextlib.contextmanager
+    def working_for(self, job_id: str) -> Iterator[None]:
+        """Mark what the engine writes meanwhile with the job that it works for."""
+        self._job_id = job_id
+        try:
+            yield
+        finally:
+            self._job_id = ""
+
     def subscribe(self, on_state: Callable[[EngineState], None]) -> None:
         """Call `on_state` now and at each change, in the thread that makes the change; it must be quick."""
         with self._changed:
@@ -207,7 +217,7 @@ class Supervisor:
             process = spawn(self._command.argv_for(port), cwd=self._command.cwd)
         except OSError as error:
             return self._failed(f"the engine can't be started: {error}")
-        output = Output(process)
+        output = Output(process, job_id=lambda: self._job_id)
         with self._changed:
             self._set(generation=self._state.generation + 1, alive=True, pid=process.pid, port=port)
             if self._stopping:  # `stop` came before there was a process to signal, and won't come again

@@ -272,6 +272,34 @@ def test_lines_reach_the_log(supervise: Callable[..., Supervisor], caplog: pytes
     assert caplog.messages[:2] == ["c", "x" * 2000]
 
 
+def test_lines_are_marked_with_the_job_they_were_written_for(
+    supervise: Callable[..., Supervisor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before and after the job they carry no mark."""
+    caplog.set_level(logging.INFO, logger="comfyfn.engine")
+    program = """
+import time
+from pathlib import Path
+for word in ("before", "during", "after"):
+    while not Path(word).exists():
+        time.sleep(0.01)
+    print(word)
+"""
+    supervisor = supervise(argv=(sys.executable, "-c", program))
+    supervisor.start()
+
+    def written(word: str) -> logging.LogRecord:
+        (tmp_path / word).touch()
+        assert eventually(lambda: word in caplog.messages)
+        return next(record for record in caplog.records if record.getMessage() == word)
+
+    marks = [getattr(written("before"), "job_id", "")]
+    with supervisor.working_for("f" * 32):
+        marks.append(getattr(written("during"), "job_id", ""))
+    marks.append(getattr(written("after"), "job_id", ""))
+    assert marks == ["", "f" * 32, ""]
+
+
 def test_ready_is_noticed_soon(supervise: Callable[..., Supervisor], caplog: pytest.LogCaptureFixture) -> None:
     """An engine that listens is found ready within 50 ms (and 200 ms for a busy machine)."""
     caplog.set_level(logging.INFO, logger="comfyfn.engine")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from contextlib import suppress
 from functools import partial
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from function.cancellation import Cancellation
 from function.engine.client import EngineClient, EngineRun, NotConnectedError, RunLimits, new_prompt_id
 from function.engine.results import ignore_outputs
-from function.errors import EngineUnavailableError, InterruptedJobError, OutOfMemoryError
+from function.errors import EngineUnavailableError, InterruptedJobError, NodeFailedError, OutOfMemoryError
 from function.logs import current_job_id
 from function.telemetry import ignore_progress
 
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("comfyfn.engine")
 
+# A CUDA context is useless after these (CUDA runtime API, cudaError_t: "the process must be terminated and
+# relaunched"), in the words of cudaGetErrorString; the last two are what the driver says of a GPU that is gone.
+_BROKEN = re.compile(
+    "illegal memory access|device-side assert|illegal instruction|misaligned address|invalid program counter"
+    "|unspecified launch failure|launch timed out and was terminated|hardware stack error"
+    "|not supported on global/shared address space|uncorrectable (?:ECC|NVLink) error|CUDA error: unknown error"
+    "|STATUS_EXECUTION_FAILED|GPU is lost|fallen off the bus"
+)
 _CONNECT_TRIES = 5
 _CONNECT_PAUSE_SECONDS = 0.1
 
@@ -34,6 +43,7 @@ class Engine:
 
     Args:
         supervisor: Keeps the process; may have been started already.
+        memory_limit_bytes: What the process may hold after a job without being replaced; 0: anything.
         metrics: Counts starts and runs, and shows whether the engine is ready.
         connect: Makes the client of an engine at a host and port.
     """
@@ -43,10 +53,12 @@ class Engine:
         supervisor: Supervisor,
         *,
         metrics: Metrics,
+        memory_limit_bytes: int = 0,
         connect: Callable[[str, int], EngineClient] = EngineClient,
     ) -> None:
         self._supervisor = supervisor
         self._metrics = metrics
+        self._memory_limit_bytes = memory_limit_bytes
         self._connect = connect
         self._counted_starts = 0
         supervisor.subscribe(self._count)
@@ -70,8 +82,8 @@ class Engine:
             on_outputs: Told of files as they are written, in this thread, also in a first try that runs out of memory.
 
         Raises:
-            EngineUnavailableError: The engine wasn't ready in time, keeps failing, or died; all else as in
-                `EngineClient.run`. A run that can't be interrupted costs the engine its process.
+            EngineUnavailableError: The engine wasn't ready in time, keeps failing, died, or lost its CUDA context; all
+                else as in `EngineClient.run`. A run that can't be interrupted costs the engine its process.
         """
         cancellation = cancellation or Cancellation()
         attempt = partial(self._attempt, workflow, deadline, cancellation, on_progress, on_outputs)
@@ -80,6 +92,17 @@ class Engine:
                 return self._run_twice_at_most(attempt)
         except InterruptedJobError as error:
             raise cancellation.reason or error from error
+        except NodeFailedError as error:
+            if _BROKEN.search(error.message):
+                # Another job may have broken it, so this one gets its other attempts.
+                self._supervisor.restart(error.message)
+                raise EngineUnavailableError(f"the engine has to be replaced: {error.message}") from error
+            raise
+
+    def recycle(self) -> None:
+        """Replace the process if it has grown over its limit; returns at once, and the next run waits."""
+        if self._memory_limit_bytes:
+            self._supervisor.recycle_above(self._memory_limit_bytes)
 
     def _run_twice_at_most(self, attempt: Callable[[], EngineRun]) -> EngineRun:
         try:

@@ -54,6 +54,26 @@ def await_end(pid: int) -> None:
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
+def group_memory_bytes(group: int) -> int:
+    """Memory that the processes of a group hold and the kernel can't take back: anonymous and shared pages.
+
+    Pages of mapped files don't count: loaded weights are such, and the kernel drops them when memory gets short.
+    """
+    return sum(_memory_bytes(folder, group) for folder in Path("/proc").glob("[0-9]*"))
+
+
+def _memory_bytes(folder: Path, group: int) -> int:
+    try:
+        group_of = (folder / "stat").read_text().rpartition(")")[2].split()[2]
+        if int(group_of) != group:
+            return 0
+        lines = (folder / "status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return 0
+    fields = dict(line.split(":", 1) for line in lines)
+    return sum(int(fields.get(name, "0 kB").split()[0]) * 1024 for name in ("RssAnon", "RssShmem"))
+
+
 def describe_status(status: int) -> str:
     """How a process ended, from its return code as `subprocess` gives it."""
     return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"

@@ -21,6 +21,7 @@ from function.engine.process import (
     await_end,
     describe_status,
     free_port,
+    group_memory_bytes,
     has_ended,
     require_free_port,
     spawn,
@@ -35,7 +36,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("comfyfn.engine")
 
+START_BUDGET = 5
+"""Starts in a row without an answer after which the engine counts as not alive; the pauses take about 6 s by then."""
+
 _FAILED_STARTS_TO_GIVE_UP = 3
+_POLL_SECONDS = 0.02  # between two probes of an engine that is not ready yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,8 @@ class EngineState:
 
     Attributes:
         generation: How many processes were started so far; a run that sees it change has lost its engine.
-        alive: The process runs, or is being started for the first time.
+        alive: The process runs, boots, or will soon be started again; False when too many starts in a row led to
+            nothing, until one does.
         ready: It answers.
         pid: Of the process, 0 when there is none.
         port: Where it listens on loopback, 0 when there is none.
@@ -67,10 +73,12 @@ class Supervisor:
 
     Args:
         command: What to run.
+        start_budget: After so many starts in a row that never got ready the engine counts as not alive; it is still
+            started again and again, at the longest pause. None: it counts as alive all the same.
         backoff_seconds: Shortest and longest pause before the next start.
+        boot_seconds: A process that has not answered by then is killed and counts as a start that led to nothing.
         stable_seconds: How long it must have been ready for its end not to count as a failure.
         grace_seconds: Time between SIGTERM and SIGKILL in `stop`.
-        poll_seconds: Pause between two probes of an engine that is not ready yet.
         clock: Monotonic seconds.
     """
 
@@ -78,17 +86,19 @@ class Supervisor:
         self,
         command: EngineCommand,
         *,
+        start_budget: int | None = START_BUDGET,
+        boot_seconds: float = 900.0,
         backoff_seconds: tuple[float, float] = (0.2, 10.0),
         stable_seconds: float = 30.0,
         grace_seconds: float = 3.0,
-        poll_seconds: float = 0.02,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._command = command
+        self._start_budget = start_budget
+        self._boot_seconds = boot_seconds
         self._backoff_seconds = backoff_seconds
         self._stable_seconds = stable_seconds
         self._grace_seconds = grace_seconds
-        self._poll_seconds = poll_seconds
         self._clock = clock
         self._changed = threading.Condition()
         self._state = EngineState()
@@ -108,7 +118,7 @@ class Supervisor:
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs, also while it boots."""
+        """Whether there is a process or will soon be one; see `EngineState.alive`."""
         return self._state.alive
 
     @property
@@ -168,6 +178,16 @@ class Supervisor:
                 self._set(ready=False, error=reason)
                 self._signal_group(signal.SIGKILL)
 
+    def recycle_above(self, limit_bytes: int) -> None:
+        """Replace the process if it and its children hold more memory than this; meant to be called between jobs."""
+        pid = self._state.pid
+        held_bytes = group_memory_bytes(pid) if pid and self._state.ready else 0
+        if held_bytes > limit_bytes:
+            gib = 1024**3
+            reason = f"the engine holds {held_bytes / gib:.1f} GiB, more than {limit_bytes / gib:.1f} GiB"
+            _log.warning("%s (ENGINE_MEMORY_LIMIT_GB); it is replaced", reason)
+            self.restart(reason)
+
     @contextlib.contextmanager
     def working_for(self, job_id: str) -> Iterator[None]:
         """Mark what the engine writes meanwhile with the job that it works for."""
@@ -219,46 +239,52 @@ class Supervisor:
             return self._failed(f"the engine can't be started: {error}")
         output = Output(process, job_id=lambda: self._job_id)
         with self._changed:
-            self._set(generation=self._state.generation + 1, alive=True, pid=process.pid, port=port)
+            self._set(generation=self._state.generation + 1, pid=process.pid, port=port)
             if self._stopping:  # `stop` came before there was a process to signal, and won't come again
                 self._signal_group(signal.SIGKILL)
-        self._await_ready(process.pid, port)
+        problem = self._await_ready(process.pid, port)
         await_end(process.pid)
-        return self._bury(process, output)
+        return self._bury(process, output, problem)
 
-    def _await_ready(self, pid: int, port: int) -> None:
+    def _await_ready(self, pid: int, port: int) -> str:
+        """Wait until the process answers, or has ended; returns why it was killed, "" if it was not."""
         started = self._clock()
         while not has_ended(pid):
+            seconds = self._clock() - started
             if answers(port):
-                seconds = self._clock() - started
                 _log.info("engine %d answers on port %d after %.2f s", pid, port, seconds)
                 self._mark_ready()
-                return
+                return ""
             with self._changed:
-                self._changed.wait(timeout=self._poll_seconds)
+                if seconds > self._boot_seconds:
+                    self._signal_group(signal.SIGKILL)
+                    return f"did not answer within {self._boot_seconds:.0f} s"
+                self._changed.wait(timeout=_POLL_SECONDS)
+        return ""
 
     def _mark_ready(self) -> None:
         with self._changed:
             if not self._restart_reason and not self._stopping:
                 self._ready_since = self._clock()
                 self._failed_starts = 0
-                self._set(ready=True, error="")
+                self._set(ready=True, alive=True, error="")
 
-    def _bury(self, process: subprocess.Popen[bytes], output: Output) -> float:
+    def _bury(self, process: subprocess.Popen[bytes], output: Output, problem: str) -> float:
         """Kill what the process left in its group, reap it, and say how long to wait before the next one."""
         with self._changed:
             was_ready = self._state.ready
             asked_to_end = self._restart_reason or self._stopping
             self._signal_group(signal.SIGKILL)  # before it is reaped: until then its number can't be another's
             self._restart_reason = ""
-            self._set(ready=False, alive=False, pid=0, port=0)
+            self._set(ready=False, pid=0, port=0)
         status = process.wait()
         last_line = output.finish()
         if asked_to_end:
             return 0.0
         if was_ready and self._clock() - self._ready_since >= self._stable_seconds:
             self._failures = 0
-        return self._failed(f"the engine {describe_status(status)}{last_line and ': '}{last_line}", was_ready=was_ready)
+        what = problem or describe_status(status)
+        return self._failed(f"the engine {what}{last_line and ': '}{last_line}", was_ready=was_ready)
 
     def _failed(self, error: str, *, was_ready: bool = False) -> float:
         shortest, longest = self._backoff_seconds
@@ -266,7 +292,8 @@ class Supervisor:
         self._failures += 1
         self._failed_starts += not was_ready
         _log.error("%s; next start in %.1f s", error, pause_seconds)
-        self._update(alive=False, ready=False, error=error)
+        alive = self._start_budget is None or self._failed_starts < self._start_budget
+        self._update(alive=alive, ready=False, error=error)
         return pause_seconds
 
     def _signal_group(self, number: signal.Signals) -> None:

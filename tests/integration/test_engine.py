@@ -15,7 +15,13 @@ from function.engine.client import EngineClient
 from function.engine.command import EngineCommand
 from function.engine.engine import Engine
 from function.engine.supervisor import Supervisor
-from function.errors import DeadlineExceededError, DrainingError, EngineUnavailableError, OutOfMemoryError
+from function.errors import (
+    DeadlineExceededError,
+    DrainingError,
+    EngineUnavailableError,
+    NodeFailedError,
+    OutOfMemoryError,
+)
 from function.telemetry import Metrics, Progress
 from tests.support import replay
 from tests.support.replay import Recording
@@ -48,12 +54,12 @@ def start(tmp_path: Path, metrics: Metrics) -> Iterator[Callable[..., Engine]]:
     """Started engines, stopped afterwards."""
     started: list[Supervisor] = []
 
-    def make(*flags: str) -> Engine:
+    def make(*flags: str, memory_limit_bytes: int = 0) -> Engine:
         command = EngineCommand(argv=(sys.executable, replay.__file__, *flags), cwd=tmp_path)
         supervisor = Supervisor(command, backoff_seconds=(0.01, 0.1))
         supervisor.start()
         started.append(supervisor)
-        return Engine(supervisor, metrics=metrics, connect=quick_client)
+        return Engine(supervisor, metrics=metrics, memory_limit_bytes=memory_limit_bytes, connect=quick_client)
 
     yield make
     for supervisor in started:
@@ -132,6 +138,50 @@ def test_out_of_memory_is_tried_once_more(start: Callable[..., Engine], metrics:
 def test_second_try_after_out_of_memory_may_succeed(start: Callable[..., Engine]) -> None:
     """A run that fits into freed memory succeeds."""
     assert start("--out-of-memory", "1").run(WORKFLOW, deadline=soon()).files
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be reported asynchronously",
+        "CUDA error: device-side assert triggered",
+        "CUDA error: unspecified launch failure",
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+    ],
+)
+def test_an_engine_whose_cuda_context_is_broken_is_replaced(
+    start: Callable[..., Engine], tmp_path: Path, metrics: Metrics, text: str
+) -> None:
+    """The run may be tried again, because another one may have broken it, and the next run succeeds."""
+    (tmp_path / "broken").write_text(text)
+    engine = start("--fail-once", str(tmp_path / "broken"))
+    with pytest.raises(EngineUnavailableError, match="has to be replaced"):
+        engine.run(WORKFLOW, deadline=soon())
+    assert engine.run(WORKFLOW, deadline=soon()).files
+    assert metrics.registry.get_sample_value("comfyfn_engine_starts_total") == 2
+
+
+def test_an_error_of_a_node_leaves_the_engine_be(
+    start: Callable[..., Engine], tmp_path: Path, metrics: Metrics
+) -> None:
+    """A CUDA error that is no sticky one is the workflow's."""
+    (tmp_path / "broken").write_text("CUDA error: invalid configuration argument")
+    engine = start("--fail-once", str(tmp_path / "broken"))
+    with pytest.raises(NodeFailedError):
+        engine.run(WORKFLOW, deadline=soon())
+    assert metrics.registry.get_sample_value("comfyfn_engine_starts_total") == 1
+
+
+@pytest.mark.parametrize(("limit_mb", "starts"), [(0, 1), (1000, 1), (100, 2)])
+def test_an_engine_that_has_grown_over_its_limit_is_replaced_between_jobs(
+    start: Callable[..., Engine], metrics: Metrics, limit_mb: int, starts: int
+) -> None:
+    """What its children hold counts; 0 is no limit."""
+    engine = start("--with-child", "--memory-mb", "200", memory_limit_bytes=limit_mb * 1024**2)
+    assert engine.run(WORKFLOW, deadline=soon()).files
+    engine.recycle()
+    assert engine.run(WORKFLOW, deadline=soon()).files
+    assert metrics.registry.get_sample_value("comfyfn_engine_starts_total") == starts
 
 
 def test_no_engine_before_the_deadline(tmp_path: Path, metrics: Metrics) -> None:

@@ -226,6 +226,45 @@ def test_engine_that_ends_at_once_backs_off(supervise: Callable[..., Supervisor]
     assert eventually(lambda: supervisor.generation > generation)
 
 
+def test_engine_counts_as_alive_until_its_start_budget_is_used_up(tmp_path: Path) -> None:
+    """It stays alive through the pauses before, is still started again after, and is alive once it answers."""
+    program = f"from pathlib import Path; import sys; Path({str(tmp_path / 'good')!r}).exists() or sys.exit('bad')"
+    argv = ("sh", "-c", f'"{sys.executable}" -c "$0" && exec "{sys.executable}" {replay.__file__} "$@"', program)
+    states: list[EngineState] = []
+    supervisor = Supervisor(EngineCommand(argv=argv, cwd=tmp_path), start_budget=3, backoff_seconds=FAST)
+    supervisor.subscribe(states.append)
+    supervisor.start()
+    try:
+        assert eventually(lambda: supervisor.generation == 5)
+        assert {state.generation for state in states[1:] if state.alive} == {0, 1, 2, 3}
+        assert not supervisor.alive
+        (tmp_path / "good").touch()
+        assert eventually(lambda: supervisor.ready)
+        assert supervisor.alive
+    finally:
+        supervisor.stop()
+
+
+def test_engine_without_a_start_budget_is_always_alive(tmp_path: Path) -> None:
+    """Whoever wants the engine restarted for ever gets that."""
+    command = EngineCommand(argv=("false",), cwd=tmp_path)
+    supervisor = Supervisor(command, start_budget=None, backoff_seconds=FAST)
+    supervisor.start()
+    assert eventually(lambda: supervisor.generation == 7)
+    assert supervisor.alive
+    supervisor.stop()
+
+
+def test_engine_that_never_answers_is_killed_and_started_again(tmp_path: Path) -> None:
+    """A boot that hangs ends at its limit, and the error says so."""
+    command = EngineCommand(argv=(sys.executable, "-c", "import time; time.sleep(60)"), cwd=tmp_path)
+    supervisor = Supervisor(command, boot_seconds=0.05, backoff_seconds=FAST)
+    supervisor.start()
+    assert eventually(lambda: supervisor.generation == 2)
+    assert "did not answer within 0 s" in supervisor.last_error
+    supervisor.stop()
+
+
 def test_missing_program_is_named(supervise: Callable[..., Supervisor]) -> None:
     """A program that isn't there is named in the error."""
     supervisor = supervise(argv=("no-such-program",))

@@ -2,7 +2,8 @@
 
 In a test it runs in a thread (`ReplayEngine`); as a program it is an engine process for the supervisor:
 
-    python replay.py --port N [--hold-once FILE] [--deaf] [--out-of-memory N] [--ignore-sigterm] [--with-child]
+    python replay.py --port N [--hold-once FILE] [--deaf] [--out-of-memory N] [--fail-once FILE]
+        [--memory-mb N] [--ignore-sigterm] [--with-child]
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ class ReplayEngine(ThreadingHTTPServer):
         hold_at: Stay at this message until interrupted, once.
         deaf: How many interrupts to ignore; -1: all.
         out_of_memory: How many runs fail for lack of memory, until POST /free has been seen that often.
+        fails_with: What a node raises; "": none does.
         forgets: Whether a run leaves neither history nor queue entry.
         mute_from: From this message on send nothing, though the run goes on.
         seen: Method and path of every request, in order.
@@ -91,6 +93,7 @@ class ReplayEngine(ThreadingHTTPServer):
         self.cut_at = self.hold_at = self.mute_from = -1
         self.deaf = self.out_of_memory = 0
         self.forgets = False
+        self.fails_with = ""
         self.seen: list[str] = []
         self.bodies: list[dict[str, Any]] = []
         self.sockets: dict[str, socket.socket] = {}
@@ -127,8 +130,13 @@ class ReplayEngine(ThreadingHTTPServer):
                 self.send(client_id, {"type": "executing", "data": {"node": None, "prompt_id": prompt_id}})
                 return
             if message["type"] == "executing" and message["data"]["node"] is None:
-                self._end(prompt_id, _out_of_memory() if self.out_of_memory else recording.history)
+                self._end(prompt_id, self._entry(recording))
             self.send(client_id, message)
+
+    def _entry(self, recording: Recording) -> dict[str, Any]:
+        if self.out_of_memory:
+            return _failure("torch.OutOfMemoryError", "")
+        return _failure("RuntimeError", self.fails_with) if self.fails_with else recording.history
 
     def _end(self, prompt_id: str, entry: dict[str, Any]) -> None:
         if not self.forgets:
@@ -164,8 +172,8 @@ def _interrupted(prompt_id: str) -> dict[str, Any]:
     return {"outputs": {}, "status": {"status_str": "error", "completed": False, "messages": [message]}}
 
 
-def _out_of_memory() -> dict[str, Any]:
-    data = {"node_id": "1", "node_type": "KSampler", "exception_type": "torch.OutOfMemoryError"}
+def _failure(kind: str, message: str) -> dict[str, Any]:
+    data = {"node_id": "1", "node_type": "KSampler", "exception_type": kind, "exception_message": message}
     return {"outputs": {}, "status": {"status_str": "error", "messages": [["execution_error", data]]}}
 
 
@@ -259,6 +267,8 @@ def main() -> None:
     parser.add_argument("--hold-once", type=Path, help="the first process that finds this file missing holds its run")
     parser.add_argument("--deaf", action="store_true")
     parser.add_argument("--out-of-memory", type=int, default=0)
+    parser.add_argument("--fail-once", type=Path, help="the first process that finds this file fails with its text")
+    parser.add_argument("--memory-mb", type=int, default=0, help="how much to hold")
     parser.add_argument("--ignore-sigterm", action="store_true")
     parser.add_argument("--with-child", action="store_true", help="as a wrapper does: the engine is a child")
     options = parser.parse_args()
@@ -272,6 +282,11 @@ def main() -> None:
     if options.hold_once and not options.hold_once.exists():
         options.hold_once.write_text(str(os.getpid()))
         engine.hold_at = 6
+    if options.fail_once and options.fail_once.exists():
+        engine.fails_with = options.fail_once.read_text()
+        options.fail_once.unlink()
+    held = b"x" * (options.memory_mb * 1024**2)
+    sys.stderr.write(f"holding {len(held)} bytes\n")
     sys.stderr.write(f"listening on {engine.port}\n")
     engine.serve_forever(poll_interval=0.05)
 

@@ -7,6 +7,7 @@ checked against them. Names that deployments of comfyui-api use keep their name 
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from dataclasses import dataclass, field, fields
@@ -109,6 +110,20 @@ def _command(text: str) -> tuple[str, ...]:
         raise ValueError("a command line with balanced quotes") from None
 
 
+def _workflow_file(text: str) -> dict[str, Any] | None:
+    if not text:
+        return None
+    try:
+        document = json.loads(Path(text).expanduser().read_bytes())
+    except OSError as error:
+        raise ValueError(f"a file that can be read ({error.strerror})") from None
+    except (ValueError, RecursionError):
+        document = None
+    if isinstance(document, dict) and document:
+        return document
+    raise ValueError("a JSON file with a workflow in ComfyUI's API format")
+
+
 def parse_store_url(text: str) -> str:
     """Normalise `s3://bucket/prefix` or `file:///dir`; a relative or plain path is no store.
 
@@ -143,6 +158,25 @@ class Settings:
     )
     comfy_home: Path | None = _setting(
         "COMFY_HOME", _directory, "", "ComfyUI's directory; default `/opt/ComfyUI` if ENGINE is comfyui."
+    )
+    always_restart: bool = _setting(
+        "ALWAYS_RESTART_COMFYUI",
+        _boolean,
+        "false",
+        "Whether `/health` stays 200 however often the engine fails to start; it is restarted in any case. `false`: 500"
+        " after five such starts in a row, so that the container is replaced.",
+    )
+    engine_memory_limit_bytes: int = _setting(
+        "ENGINE_MEMORY_LIMIT_GB",
+        _binary_units(GIB),
+        "0",
+        "Main memory in GiB, without mapped files, above which the engine is replaced after a job; 0: never.",
+    )
+    warmup_workflow: dict[str, Any] | None = _setting(
+        "WARMUP_PROMPT_FILE",
+        _workflow_file,
+        "",
+        "A workflow in API format that runs after each start of the engine, before `/ready` is 200.",
     )
     data_dir: Path = _setting(
         "DATA_DIR", _directory, "comfyfn-data", "Where everything lies whose own setting is not given."

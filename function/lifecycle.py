@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from function.admission import Admission
@@ -25,8 +26,10 @@ from function.errors import (
 )
 from function.logs import job_context
 from function.telemetry import Metrics, Progress
+from function.warmup import WarmUp
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
     from socket import socket
 
@@ -59,12 +62,15 @@ class Function:
         self._progress_lock = threading.Lock()
         self._clients = ClientWatch()
         self._running = Cancellation()
+        self._warm_up = WarmUp(self._run_warm_up) if settings.warmup_workflow else None
         self._refusal = ""
 
     def start(self) -> None:
         """Start the engine unless it runs already, and begin to build what jobs need."""
         self._supervisor.start()
         self._clients.start()
+        if self._warm_up:
+            self._warm_up.start(self._supervisor)
         if self.settings.results_url.startswith("file:") and self.settings.knative_service:
             _log.warning("RESULTS_URL is %s: results are lost with this pod", self.settings.results_url)
         threading.Thread(target=self._build_line, name="build-line", daemon=True).start()
@@ -99,6 +105,8 @@ class Function:
 
     def stop(self) -> None:
         """Stop the engine and let the GPU go."""
+        if self._warm_up:
+            self._warm_up.stop()
         self._supervisor.stop()
         self._clients.stop()
         if self._line.done() and not self._line.exception():
@@ -111,9 +119,9 @@ class Function:
 
     @property
     def ready(self) -> bool:
-        """Whether the engine answers and the pod takes jobs."""
+        """Whether the engine answers, is warm, and the pod takes jobs."""
         full = 0 < self.settings.max_queue_depth <= self.admission.depth
-        return self.alive and self._supervisor.ready and not self.admission.draining and not full
+        return self.alive and not self.problem and not full
 
     @property
     def problem(self) -> str:
@@ -122,7 +130,9 @@ class Function:
             return self._refusal
         if self.admission.draining:
             return "shutting down"
-        return "" if self._supervisor.ready else self._supervisor.last_error or "the engine is starting"
+        if not self._supervisor.ready:
+            return self._supervisor.last_error or "the engine is starting"
+        return self._warm_up.problem if self._warm_up else ""
 
     def admitted(self) -> AbstractContextManager[None]:
         """Count a job from before its body is read until it is answered; see `Admission.admitted`."""
@@ -143,13 +153,18 @@ class Function:
             JobRunningError: This process is running the same job.
             DrainingError: The pod is shutting down before the job started, or it could not end in time.
         """
+        with self._tracked(job):
+            return self._counted(job, connection)
+
+    @contextmanager
+    def _tracked(self, job: Job) -> Iterator[None]:
         with self._progress_lock:
             if job.job_id in self._progress:
                 raise JobRunningError(f"job {job.job_id} is running in this pod")
             self._progress[job.job_id] = Progress("queued", 0.0)
         try:
             with job_context(job.job_id):
-                return self._counted(job, connection)
+                yield
         finally:
             del self._progress[job.job_id]
 
@@ -195,7 +210,17 @@ class Function:
             deadline=deadline, on_position=on_position, cancellation=client, interactive=job.interactive
         ):
             self._running = Cancellation() if job.stored else client
-            return line.run_job(job, deadline=deadline, cancellation=self._running, on_progress=on_progress)
+            try:
+                return line.run_job(job, deadline=deadline, cancellation=self._running, on_progress=on_progress)
+            finally:
+                line.engine.recycle()
+
+    def _run_warm_up(self) -> None:
+        from function.job import Job, random_job_id  # noqa: PLC0415  (imports pydantic; see above)
+
+        job = Job(random_job_id(), self.settings.warmup_workflow or {}, label="warm-up", stored=False, interactive=True)
+        with self._tracked(job):
+            self._run(job, time.monotonic(), Cancellation())
 
     def progress(self, job_id: str) -> Progress | None:
         """How far a job is that waits or runs in this process."""

@@ -76,7 +76,7 @@ def build_line(settings: Settings, supervisor: Supervisor, *, metrics: Metrics) 
         ),
         uploads=open_store(settings.uploads_url),
         results=results,
-        engine=Engine(supervisor, metrics=metrics),
+        engine=Engine(supervisor, metrics=metrics, memory_limit_bytes=settings.engine_memory_limit_bytes),
         gpus=NvmlReader(visible=settings.visible_gpus),
         input_dir=settings.input_dir,
         output_dir=settings.output_dir,

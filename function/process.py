@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from function.config import Settings, read_settings
 from function.engine.command import engine_command
-from function.engine.supervisor import Supervisor
+from function.engine.supervisor import START_BUDGET, Supervisor
 from function.logs import configure_logging
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ def settings() -> Settings:
 def engine_supervisor() -> Supervisor:
     """The engine's supervisor, started."""
     configure_logging(settings().log_level)
-    supervisor = Supervisor(engine_command(settings()))
+    start_budget = None if settings().always_restart else START_BUDGET
+    supervisor = Supervisor(engine_command(settings()), start_budget=start_budget)
     supervisor.start()
     return supervisor
 

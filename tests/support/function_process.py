@@ -68,13 +68,13 @@ class FunctionProcess:
         self._http = urllib3.PoolManager(maxsize=100, retries=False, timeout=120)
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start it and wait until it is ready."""
+    def start(self, probe: str = "/ready") -> None:
+        """Start it and wait until this probe answers 200."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "function.cli", "serve"], env=self._environ, stdout=log, stderr=log
             )
-        wait_until(self.is_ready, what=f"ready; log: {self.log}", timeout_seconds=60)
+        wait_until(lambda: self.is_ready(probe), what=f"{probe}; log: {self.log}", timeout_seconds=60)
 
     def stop(self) -> None:
         """End it and whatever it started."""
@@ -113,12 +113,12 @@ class FunctionProcess:
         assert self._process is not None
         return self._process.wait(timeout_seconds)
 
-    def is_ready(self) -> bool:
-        """Whether `/ready` answers 200."""
+    def is_ready(self, probe: str = "/ready") -> bool:
+        """Whether this probe answers 200."""
         assert self._process is not None
         assert self._process.poll() is None, f"the function ended: {self.log.read_text()[-2000:]}"
         try:
-            return self.get("/ready").status == 200
+            return self.get(probe).status == 200
         except urllib3.exceptions.HTTPError:
             return False
 
@@ -210,12 +210,12 @@ def functions(folder: Path) -> Iterator[FunctionFactory]:
     """A way to start functions; at the end they are stopped and have left no process behind."""
     started: list[FunctionProcess] = []
 
-    def start(**environ: str) -> FunctionProcess:
+    def start(*, probe: str = "/ready", **environ: str) -> FunctionProcess:
         root = folder / f"function-{len(started)}"
         root.mkdir()
         process = FunctionProcess(root, environ)
         started.append(process)
-        process.start()
+        process.start(probe)
         return process
 
     try:

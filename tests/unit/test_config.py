@@ -89,3 +89,21 @@ def test_the_readme_lists_every_setting_with_its_default_and_description() -> No
     rows = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| (.*) \|$", README.read_text(), re.MULTILINE)
     expected = [(name, f"`{default}`" if default else "", text) for name, default, text in setting_variables()]
     assert rows == expected
+
+
+def test_a_warm_up_workflow_is_read_at_the_start(tmp_path: Path) -> None:
+    """It is the document in the file; without the variable there is none."""
+    path = tmp_path / "warm-up.json"
+    path.write_text('{"1": {"class_type": "X", "inputs": {}}}')
+    assert read_settings({"WARMUP_PROMPT_FILE": str(path)}).warmup_workflow == {"1": {"class_type": "X", "inputs": {}}}
+    assert read_settings({}).warmup_workflow is None
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[]", b"{}", b"\xff", b"[" * 100_000])
+def test_a_warm_up_file_that_holds_no_workflow_stops_the_start(tmp_path: Path, content: bytes | None) -> None:
+    """The line names the variable and the file."""
+    path = tmp_path / "warm-up.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SettingsError, match=f"WARMUP_PROMPT_FILE='{path}': expected a (JSON )?file"):
+        read_settings({"WARMUP_PROMPT_FILE": str(path)})

@@ -124,6 +124,13 @@ def _workflow_file(text: str) -> dict[str, Any] | None:
     raise ValueError("a JSON file with a workflow in ComfyUI's API format")
 
 
+def _model_keys(text: str) -> tuple[str, ...]:
+    keys = tuple(key.strip() for key in text.split(",") if key.strip())
+    if any("/" not in key or "://" in key for key in keys):
+        raise ValueError("a comma list of model keys like checkpoints/sd.safetensors")
+    return keys
+
+
 def parse_store_url(text: str) -> str:
     """Normalise `s3://bucket/prefix` or `file:///dir`; a relative or plain path is no store.
 
@@ -241,6 +248,13 @@ class Settings:
         "0",
         "For how long a model counts as current after storage was asked; 0: ask for every job; `never`: what is there "
         "stays.",
+    )
+    preload_models: tuple[str, ...] = _setting(
+        "PRELOAD_MODELS",
+        _model_keys,
+        "",
+        "Models to bring at the start, while the engine boots: keys below MODELS_URL, separated by commas. None is "
+        "evicted for them.",
     )
     max_body_bytes: int = _setting(
         "MAX_BODY_SIZE_MB", _binary_units(MIB), "100", "Largest request body in MiB; a larger one is answered 413."

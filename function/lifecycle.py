@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from function.admission import Admission
@@ -81,6 +81,7 @@ class Function:
 
         try:
             self._line.set_result(build_line(self.settings, self._supervisor, metrics=self.metrics))
+            self._begin_to_bring()
             probe_create(self.line.results)
         except StorageUnavailableError as error:
             _log.warning("results store: %s", error.message)
@@ -91,6 +92,16 @@ class Function:
             if not self._line.done():
                 self._refusal = self._refusal or "the function could not be built; its log says why"
                 self._line.set_exception(StorageUnavailableError(self._refusal))
+
+    def _begin_to_bring(self) -> None:
+        """Begin with what is wanted from the start, and have the transfer process ready for what the jobs want.
+
+        A pod that starts from zero has a job waiting whose models are not there yet: importing boto3 would come before
+        their first byte, and comes while the engine boots instead.
+        """
+        if not self.line.models.read_only:
+            self.line.fetcher.start()
+        self.line.background.preload(self.settings.preload_models)
 
     @property
     def line(self) -> Line:
@@ -110,7 +121,7 @@ class Function:
         self._supervisor.stop()
         self._clients.stop()
         if self._line.done() and not self._line.exception():
-            self._line.result().gpus.stop()
+            self._line.result().stop()
 
     @property
     def alive(self) -> bool:
@@ -206,6 +217,9 @@ class Function:
             on_progress(Progress("queued", 0.0, f"{before} before it"))
 
         line = self.line
+        if self.admission.depth > 1:
+            with suppress(ComfyfnError):  # the job says the same when its turn comes
+                line.prefetch(job)
         with self.admission.turn(
             deadline=deadline, on_position=on_position, cancellation=client, interactive=job.interactive
         ):

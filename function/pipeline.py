@@ -12,15 +12,13 @@ from function.gpu import NvmlReader
 from function.inputs import staged_inputs
 from function.job import Job, JobResult
 from function.jobs import MAX_ATTEMPTS, JobRecords, to_timestamp, utc_now
-from function.models.cache import ModelCache
-from function.models.lookup import ModelLookup
+from function.models.background import BackgroundModels
+from function.models.opening import open_models
 from function.models.references import localise_models, stamp_loaders
 from function.outputs.files import OutputFolder
 from function.outputs.inline import InlineOutputs
 from function.outputs.stored import StoredOutputs
 from function.storage import open_store
-from function.storage.origins import fetch_rules
-from function.transfer.client import FetcherProcess
 from function.workflow import confine_outputs, parse_workflow
 
 if TYPE_CHECKING:
@@ -30,8 +28,11 @@ if TYPE_CHECKING:
     from function.cancellation import Cancellation
     from function.config import Settings
     from function.engine.supervisor import Supervisor
+    from function.models.cache import ModelCache
+    from function.models.lookup import ModelLookup
     from function.storage.objects import ObjectStore
     from function.telemetry import Metrics, OnProgress, Progress
+    from function.transfer.client import FetcherProcess
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class Line:
     records: JobRecords
     lookup: ModelLookup
     models: ModelCache
+    fetcher: FetcherProcess
+    background: BackgroundModels
     uploads: ObjectStore
     results: ObjectStore
     engine: Engine
@@ -52,6 +55,21 @@ class Line:
         """Run one job that has the GPU; see the function of this name."""
         return run_job(job, self, deadline=deadline, cancellation=cancellation, on_progress=on_progress)
 
+    def prefetch(self, job: Job) -> None:
+        """Begin to bring the models of a job that waits for the GPU.
+
+        Raises:
+            JobFailedError, StorageUnavailableError: As the job will itself when its turn comes.
+        """
+        self.models.prefetch(self.lookup.references(parse_workflow(job.workflow)))
+
+    def stop(self) -> None:
+        """End what goes on beside jobs."""
+        self.background.stop()
+        self.models.stop()
+        self.fetcher.stop()
+        self.gpus.stop()
+
 
 def build_line(settings: Settings, supervisor: Supervisor, *, metrics: Metrics) -> Line:
     """Build what jobs run on; nothing outside the process is touched but the model directory.
@@ -60,23 +78,21 @@ def build_line(settings: Settings, supervisor: Supervisor, *, metrics: Metrics) 
         OSError: The model directory can't be used.
     """
     results = open_store(settings.results_url)
-    models = open_store(settings.models_url)
-    lookup = ModelLookup(models, rules=fetch_rules(settings), allow_pickle=settings.allow_pickle_models)
+    models = open_models(settings, metrics=metrics)
     return Line(
         records=JobRecords(results),
-        lookup=lookup,
-        models=ModelCache(
-            settings.model_dir,
-            models,
-            fetcher=FetcherProcess(),
-            origin_of=lookup.origin_of,
-            capacity_bytes=settings.cache_capacity_bytes,
-            revalidate_seconds=settings.model_revalidate_seconds,
-            metrics=metrics,
-        ),
+        lookup=models.lookup,
+        models=models.cache,
+        fetcher=models.fetcher,
+        background=BackgroundModels(models.lookup, models.cache, deadline_seconds=settings.deadline_seconds),
         uploads=open_store(settings.uploads_url),
         results=results,
-        engine=Engine(supervisor, metrics=metrics, memory_limit_bytes=settings.engine_memory_limit_bytes),
+        engine=Engine(
+            supervisor,
+            metrics=metrics,
+            memory_limit_bytes=settings.engine_memory_limit_bytes,
+            while_running=models.fetcher.making_way,
+        ),
         gpus=NvmlReader(visible=settings.visible_gpus),
         input_dir=settings.input_dir,
         output_dir=settings.output_dir,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from function.telemetry import ignore_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from function.engine.results import OnOutputs
     from function.engine.supervisor import EngineState, Supervisor
@@ -46,6 +47,7 @@ class Engine:
         memory_limit_bytes: What the process may hold after a job without being replaced; 0: anything.
         metrics: Counts starts and runs, and shows whether the engine is ready.
         connect: Makes the client of an engine at a host and port.
+        while_running: Makes a context that is open while a workflow runs, not while the engine boots.
     """
 
     def __init__(
@@ -55,11 +57,13 @@ class Engine:
         metrics: Metrics,
         memory_limit_bytes: int = 0,
         connect: Callable[[str, int], EngineClient] = EngineClient,
+        while_running: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._supervisor = supervisor
         self._metrics = metrics
         self._memory_limit_bytes = memory_limit_bytes
         self._connect = connect
+        self._while_running = while_running
         self._counted_starts = 0
         supervisor.subscribe(self._count)
 
@@ -145,7 +149,7 @@ class Engine:
             on_stuck=lambda: self._supervisor.restart("a run could not be interrupted"),
         )
         client = self._client(state)
-        with self._metrics.engine_run_seconds.time():
+        with self._while_running(), self._metrics.engine_run_seconds.time():
             return client.run(
                 workflow, prompt_id=new_prompt_id(), limits=limits, on_progress=on_progress, on_outputs=on_outputs
             )

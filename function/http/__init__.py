@@ -27,6 +27,8 @@ _ROUTES = Map(
     [
         Rule("/", methods=["POST"], endpoint=("cloudevents", "receive")),
         Rule("/prompt", methods=["POST"], endpoint=("prompt", "run")),
+        Rule("/models", methods=["GET"], endpoint=("models", "show")),
+        Rule("/download", methods=["POST"], endpoint=("models", "download")),
         Rule("/jobs/<job_id>", methods=["GET"], endpoint=("jobs", "show")),
         Rule("/outputs/<path:key>", methods=["GET"], endpoint=("jobs", "fetch_output")),
         Rule("/health", methods=["GET"], endpoint=("status", "health")),

@@ -19,7 +19,7 @@ from function.errors import CacheBusyError, ModelMissingError, ModelTooLargeErro
 from function.models.books import read_books, remove_strays
 from function.models.directory import ModelDirectory, can_write, free_disk_bytes
 from function.models.downloads import POLL_SECONDS, Downloads, disk_errors
-from function.models.finding import Finder
+from function.models.finding import Finder, file_of
 from function.models.ledger import Lease, Ledger, StartOverError, Wanted
 from function.models.prefetching import Prefetcher
 from function.models.references import ModelRef
@@ -180,15 +180,29 @@ class ModelCache:
         """The cache's files that are in place, by key; files that it did not bring are not listed."""
         return self._upkeep.files()
 
-    def pull(self, key: str, *, deadline: float, on_progress: OnProgress = ignore_progress) -> None:
-        """Bring one file, or its new version.
+    def pull(self, model: ModelRef | str, *, deadline: float, on_progress: OnProgress = ignore_progress) -> int:
+        """Bring one file, given by reference or by key, or its new version; its size in bytes.
 
         Raises:
             ComfyfnError: As `ensure` does.
         """
-        with self.ensure([_reference_to(key)], deadline=deadline, on_progress=on_progress) as etags:
-            if not etags:
-                raise ModelMissingError(f"model {key} is nowhere")
+        ref = _reference_to(model) if isinstance(model, str) else model
+        with self.ensure([ref], deadline=deadline, on_progress=on_progress):
+            status = file_of(ref, self._directory)
+            if status is None:
+                raise ModelMissingError(f"{ref.named_by} is nowhere")
+            return status.st_size
+
+    def preload(self, ref: ModelRef) -> bool:
+        """Bring one file if there is room without evicting any; whether it is there afterwards.
+
+        Like a prefetch it stops when a job waits for room.
+
+        Raises:
+            ModelMissingError, InputRefusedError, StorageUnavailableError: As `ensure` does.
+        """
+        self._prefetcher.preload(ref)
+        return file_of(ref, self._directory) is not None
 
     def pin(self, key: str) -> None:
         """Never evict this file to make room, in any process, until it is unpinned; a new version stays pinned.
@@ -206,13 +220,17 @@ class ModelCache:
         """
         self._upkeep.set_pinned(key, pinned=False)
 
-    def verify(self, key: str) -> bool:
+    def verify(self, key: str, *, on_bytes: Callable[[int], None] = lambda _count: None) -> bool:
         """Whether the bytes of a file are those that were downloaded; reads all of it.
+
+        Args:
+            key: The file.
+            on_bytes: Called with the number of bytes that were read since the last call.
 
         Raises:
             ModelMissingError: The cache has no such file.
         """
-        return self._upkeep.verify(key)
+        return self._upkeep.verify(key, on_bytes=on_bytes)
 
     def evict(self, key: str) -> None:
         """Remove a file.

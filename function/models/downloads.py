@@ -155,7 +155,7 @@ class Downloads:
             self._metrics.cache_downloaded_bytes.inc(more_bytes)
             count(more_bytes)
 
-        wanted = Fetch(place.origin.url, place.key, record.etag, record.size_bytes, part)
+        wanted = Fetch(place.origin.url, place.key, record.etag, record.size_bytes, part, place.credentials)
         began = time.monotonic()
         fetched = self._fetcher.fetch(wanted, on_bytes=count_downloaded)
         self._metrics.cache_download_rate.set(load.arrived_bytes / max(time.monotonic() - began, 1e-6))

@@ -15,6 +15,7 @@ from function.models.references import LEGACY_FOLDERS
 from function.storage.objects import ObjectMissingError
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Future
 
@@ -99,10 +100,8 @@ class Finder:
 
     def _etag_of_foreign(self, ref: ModelRef) -> str | None:
         """Something that changes with a file that the cache did not bring; None if there is no such file."""
-        legacy = LEGACY_FOLDERS.get(ref.folder)
-        keys = [ref.key, *([f"{legacy}/{ref.filename}"] if legacy else [])]
-        found = (self._directory.find(key) for key in keys)
-        return next((f"{status.st_size}-{status.st_mtime_ns}" for status in found if status), None)
+        status = file_of(ref, self._directory)
+        return f"{status.st_size}-{status.st_mtime_ns}" if status else None
 
     def _find_in_storage(self, by_key: Mapping[str, ModelRef], books: Books) -> dict[str, Found | None]:
         if not by_key:
@@ -110,19 +109,26 @@ class Finder:
         with ThreadPoolExecutor(min(self._parallel, len(by_key)), thread_name_prefix="model-head") as pool:
             places = {key: self._place(ref) for key, ref in by_key.items()}
             answers = {key: pool.submit(place.origin.head, place.key) for key, place in places.items()}
-        return {key: self._settle(key, places[key], answer, books) for key, answer in answers.items()}
+        return {key: self._settle(by_key[key], places[key], answer, books) for key, answer in answers.items()}
 
     def _place(self, ref: ModelRef) -> Place:
-        return Place(*self._origin_of(ref))
+        return Place(*self._origin_of(ref), ref.credentials)
 
-    def _settle(self, key: str, place: Place, answer: Future[ObjectInfo], books: Books) -> Wanted | None:
-        """What storage's answer means beside what the cache has."""
+    def _settle(self, ref: ModelRef, place: Place, answer: Future[ObjectInfo], books: Books) -> Wanted | None:
+        """What storage's answer means beside what the cache has.
+
+        A plain name that storage does not have means a file of that name from elsewhere: somebody asked for it under
+        this name. What a workflow brings by URL has names of its own.
+        """
+        key = ref.key
         try:
             info = answer.result()
         except (ObjectMissingError, StorageUnavailableError) as error:
             present = books.present.get(key)
             if present and present.record.source == place.object_url:
                 _log.warning("model %s: the cached file is used; storage: %s", key, error)
+                return Wanted(present.record, None)
+            if present and isinstance(error, ObjectMissingError) and ref.source_url is None:
                 return Wanted(present.record, None)
             if isinstance(error, ObjectMissingError):
                 return None
@@ -133,7 +139,7 @@ class Finder:
 
     def _missing(self, refs: Sequence[ModelRef]) -> ModelMissingError:
         lines = [
-            f"node {ref.node_id}, input {ref.input_name}: model {ref.filename!r} is neither in {ref.folder} "
+            f"{ref.named_by}: {'model ' if ref.node_id else ''}{ref.filename!r} is neither in {ref.folder} "
             f"nor at {self._place(ref).object_url}"
             for ref in refs
         ]
@@ -144,6 +150,14 @@ class Finder:
             for ref in refs
         ]
         return ModelMissingError("; ".join(lines), details={"missing_models": details})
+
+
+def file_of(ref: ModelRef, directory: ModelDirectory) -> os.stat_result | None:
+    """Status of the file that the engine finds for a reference, whoever brought it; None if it finds none."""
+    legacy = LEGACY_FOLDERS.get(ref.folder)
+    keys = [ref.key, *([f"{legacy}/{ref.filename}"] if legacy else [])]
+    found = (directory.find(key) for key in keys)
+    return next((status for status in found if status), None)
 
 
 def _by_key(refs: Iterable[ModelRef]) -> dict[str, ModelRef]:

@@ -15,6 +15,7 @@ from function.models.records import with_boot
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from function.credentials import UrlCredential
     from function.models.books import Books
     from function.models.directory import ModelDirectory
     from function.models.locks import FileLock
@@ -34,10 +35,12 @@ class Place:
     Attributes:
         origin: Store or host.
         key: The object's key there; may hold a secret.
+        credentials: As in `ModelRef`.
     """
 
     origin: Origin
     key: str = field(repr=False)
+    credentials: tuple[UrlCredential, ...] = field(default=(), repr=False)
 
     @property
     def object_url(self) -> str:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from function.errors import StorageUnavailableError
 from function.models.custom import custom_references, names_custom_models
-from function.models.references import model_references
+from function.models.references import ModelRef, check_reference, model_references
+from function.models.urls import allowed_url
 from function.sources import parse_allowed, parse_source_url
 from function.storage.origins import open_origin
+from function.workflow import check_relative
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from function.models.references import ModelRef
+    from function.credentials import UrlCredential
     from function.sources import AllowedUrls
     from function.storage.https import FetchRules
     from function.storage.objects import ObjectStore
@@ -70,15 +73,34 @@ class ModelLookup:
             return found
         return found + custom_references(workflow, self._keys(), allow_pickle=self._allow_pickle)
 
+    def named(
+        self, folder: str, filename: str, *, source_url: str | None = None, credentials: tuple[UrlCredential, ...] = ()
+    ) -> ModelRef:
+        """A model that no workflow names: one of MODELS_URL by its key, or any by URL under a name of the caller's.
+
+        Raises:
+            InputRefusedError: A name, a file format or a URL that is not allowed.
+        """
+        reference = ModelRef(folder, filename, "", "", source_url, credentials)
+        check_relative(reference.key, what=reference.named_by)
+        check_reference(reference, allow_pickle=self._allow_pickle)
+        if source_url is not None:
+            allowed_url(source_url, self._allow, what=reference.named_by)
+        return reference
+
     def origin_of(self, reference: ModelRef) -> tuple[Origin, str]:
         """Where a model comes from, and its key there, which may hold a secret (see `Origin`)."""
         if reference.source_url is None:
             return self._store, reference.key
         url = parse_source_url(reference.source_url)
+        target = url.target.removeprefix("/")
+        if reference.credentials:
+            rules = replace(self._rules, credentials=reference.credentials + self._rules.credentials)
+            return open_origin(url.origin, rules=rules), target
         with self._lock:
             if url.origin not in self._origins:
                 self._origins[url.origin] = open_origin(url.origin, rules=self._rules)
-            return self._origins[url.origin], url.target.removeprefix("/")
+            return self._origins[url.origin], target
 
     def _keys(self) -> list[str]:
         """Every key of the store; an old listing where it does not answer."""

@@ -8,7 +8,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from function.errors import ComfyfnError
+from function.errors import ComfyfnError, StorageUnavailableError
+from function.models.books import read_books
 from function.models.downloads import POLL_SECONDS, disk_errors
 from function.models.ledger import StartOverError, Wanted
 from function.storage.objects import ObjectChangedError, ObjectMissingError
@@ -62,6 +63,18 @@ class Prefetcher:
         self._threads = [other for other in self._threads if other.is_alive()] + [thread]
         thread.start()
 
+    def preload(self, ref: ModelRef) -> None:
+        """Bring a file in this thread if it is missing and fits without evicting any file in place.
+
+        Raises:
+            ModelMissingError, InputRefusedError, StorageUnavailableError: As `Finder.find` does, or it did not arrive.
+        """
+        try:
+            with disk_errors(self._directory.root):
+                self._bring((ref,), evict=False)
+        except (StartOverError, ObjectChangedError, ObjectMissingError) as error:
+            raise StorageUnavailableError(f"model {ref.key} was replaced or removed meanwhile") from error
+
     def forget(self, refs: Iterable[ModelRef]) -> None:
         """A job has come for these files: from now on its pins keep them."""
         if self._expected:
@@ -76,18 +89,21 @@ class Prefetcher:
     def _try(self, refs: tuple[ModelRef, ...]) -> None:
         try:
             with disk_errors(self._directory.root):
-                self._bring(refs)
+                self._bring(refs, evict=True)
         except ComfyfnError as error:
             _log.info("prefetch: %s", error)
         except (StartOverError, ObjectChangedError, ObjectMissingError) as error:
             _log.info("prefetch: model %s was replaced or removed meanwhile", error)
 
-    def _bring(self, refs: tuple[ModelRef, ...]) -> None:
+    def _bring(self, refs: tuple[ModelRef, ...], *, evict: bool) -> None:
         wanted = [item for item in self._finder.find(refs).values() if isinstance(item, Wanted)]
+        if not wanted:
+            return
         with self._directory.locked():
             if self._line.waiting():
                 return
-            lease = self._ledger.take_unpinned(wanted, spare=self._expected)
+            spare = self._expected if evict else read_books(self._directory).present.keys()
+            lease = self._ledger.take_unpinned(wanted, spare=spare)
         try:
             self._downloads.run(lease, deadline=math.inf, goes_on=self._patience())
         finally:

@@ -18,6 +18,7 @@ from function.workflow import OUTPUT_INPUT, check_relative, literal_inputs, repl
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from function.credentials import UrlCredential
     from function.sources import AllowedUrls
     from function.workflow import Workflow
 
@@ -28,7 +29,7 @@ LEGACY_FOLDERS = {"diffusion_models": "unet", "text_encoders": "clip", "controln
 
 _SAFE_SUFFIXES = (".safetensors", ".sft")
 _PICKLE_SUFFIXES = (".ckpt", ".pt", ".pt2", ".bin", ".pth", ".pkl")
-_CONFIG_SUFFIXES = (".yaml",)
+CONFIG_SUFFIXES = (".yaml",)
 ALL_SUFFIXES = _SAFE_SUFFIXES + _PICKLE_SUFFIXES
 """What the names of model files end with, in lower case."""
 
@@ -107,6 +108,7 @@ class ModelRef:
         input_name: That input.
         source_url: The `s3://` or `https://` URL that the input gave in place of a name, else None. It may hold a
             secret in its query: never show it, and never store it.
+        credentials: What requests for that URL carry, where it came with them, before what the settings say.
     """
 
     folder: str
@@ -114,11 +116,17 @@ class ModelRef:
     node_id: str
     input_name: str
     source_url: str | None = field(default=None, repr=False)
+    credentials: tuple[UrlCredential, ...] = field(default=(), repr=False)
 
     @property
     def key(self) -> str:
         """Where the file lies, below MODEL_DIR as well as in storage: `checkpoints/sd.safetensors`."""
         return f"{self.folder}/{self.filename}"
+
+    @property
+    def named_by(self) -> str:
+        """Who names it, for messages: a node's input, or nothing but itself."""
+        return f"node {self.node_id}, input {self.input_name}" if self.node_id else f"model {self.key}"
 
     @property
     def optional(self) -> bool:
@@ -207,7 +215,7 @@ def _url_reference(node_id: str, name: str, value: str, folder: str | None, allo
     what = f"node {node_id}, input {name}"
     url = allowed_url(value, allow, what=what)
     folder = folder or folder_of(url, name, LOADER_INPUTS, what=what)
-    suffixes = _CONFIG_SUFFIXES if folder == "configs" else ALL_SUFFIXES
+    suffixes = CONFIG_SUFFIXES if folder == "configs" else ALL_SUFFIXES
     return ModelRef(folder, local_name(url, suffixes, what=what), node_id, name, source_url=value)
 
 
@@ -240,7 +248,7 @@ def check_reference(reference: ModelRef, *, allow_pickle: bool) -> None:
     Raises:
         InputRefusedError: Naming node and input.
     """
-    what = f"node {reference.node_id}, input {reference.input_name}"
+    what = reference.named_by
     name = reference.filename
     check_relative(name, what=what)
     try:
@@ -255,7 +263,7 @@ def check_reference(reference: ModelRef, *, allow_pickle: bool) -> None:
 def _check_suffix(reference: ModelRef, what: str, *, allow_pickle: bool) -> None:
     suffix = PurePosixPath(reference.filename).suffix.lower()
     if reference.folder == "configs":
-        allowed: tuple[str, ...] = _CONFIG_SUFFIXES
+        allowed: tuple[str, ...] = CONFIG_SUFFIXES
     else:
         allowed = ALL_SUFFIXES if allow_pickle else _SAFE_SUFFIXES
     if suffix in allowed:

@@ -11,7 +11,7 @@ from function.models.books import read_books
 from function.models.checking import crc64nvme_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from function.models.books import Present
     from function.models.directory import ModelDirectory
@@ -69,8 +69,8 @@ class Upkeep:
             if record.pinned != pinned:
                 self._directory.rewrite(replace(record, pinned=pinned))
 
-    def verify(self, key: str) -> bool:
-        """Whether the bytes of a file are those that were downloaded; reads all of it.
+    def verify(self, key: str, *, on_bytes: Callable[[int], None]) -> bool:
+        """Whether the bytes of a file are those that were downloaded; reads all of it, and tells how much.
 
         Raises:
             ModelMissingError: The cache has no such file.
@@ -78,7 +78,7 @@ class Upkeep:
         with self._found(key) as record:
             pin = self._directory.pin_under_lock(key)
         with pin:
-            return crc64nvme_of(self._directory.path(key)) == record.crc64nvme
+            return crc64nvme_of(self._directory.path(key), on_bytes=on_bytes) == record.crc64nvme
 
     def evict(self, key: str) -> None:
         """Remove a file.

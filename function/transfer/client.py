@@ -7,7 +7,7 @@ import logging
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from function.transfer import wire
 from function.transfer.fetching import Fetched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from function.transfer.fetching import Fetch
     from function.transfer.wire import Message
@@ -70,6 +70,15 @@ class FetcherProcess:
             self._busy = busy
             if self._child:
                 self._child.send({"busy": busy})
+
+    @contextmanager
+    def making_way(self) -> Iterator[None]:
+        """The GPU works until the context closes."""
+        self.set_busy(True)
+        try:
+            yield
+        finally:
+            self.set_busy(False)
 
     def fetch(self, wanted: Fetch, *, on_bytes: Callable[[int], None]) -> Fetched:
         """Bring one file; see `Fetcher`. `on_bytes` is called in this thread.

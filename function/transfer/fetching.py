@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from function.credentials import UrlCredential
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,7 @@ class Fetch:
         size_bytes: Its length.
         part: Where bytes are collected. Beside it lies `journal_of(part)`; together they let a later fetch of the
             same content go on where this one ended. Only one fetch at a time may use them.
+        credentials: What the requests carry, where it is meant for them, in place of what the settings say.
     """
 
     url: str
@@ -28,6 +31,7 @@ class Fetch:
     etag: str
     size_bytes: int
     part: Path
+    credentials: tuple[UrlCredential, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ from function.transfer.reader import RangedFetcher
 if TYPE_CHECKING:
     from typing import BinaryIO
 
+    from function.credentials import UrlCredential
+    from function.storage.origins import Origin
     from function.transfer.fetching import Fetcher
     from function.transfer.wire import Message
 
@@ -95,12 +97,18 @@ def main(*, part_bytes: int = PART_BYTES, stall_seconds: float = 10.0) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the function decides
     os.nice(_NICENESS)
+    settings = read_settings(os.environ)
     open_plainly = partial(open_store, stall_seconds=stall_seconds, attempts=1)  # the fetcher repeats, and knows why
-    rules = replace(fetch_rules(read_settings(os.environ)), read_seconds=stall_seconds)
-    fetcher = RangedFetcher(
-        open_store=partial(open_origin, rules=rules, open_store=open_plainly), part_bytes=part_bytes
-    )
+    rules = replace(fetch_rules(settings), read_seconds=stall_seconds)
+
+    def open_for(url: str, *credentials: UrlCredential) -> Origin:
+        return open_origin(
+            url, rules=replace(rules, credentials=credentials + rules.credentials), open_store=open_plainly
+        )
+
+    fetcher = RangedFetcher(open_store=open_for, part_bytes=part_bytes)
     service = _Service(fetcher, _take_stdout())
+    open_plainly(settings.models_url)  # imports boto3 if it is a bucket, before the first file is wanted
     for line in sys.stdin.buffer:
         message = wire.parse(line)
         if "wanted" in message:

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from function.errors import StorageUnavailableError
@@ -37,13 +37,14 @@ if TYPE_CHECKING:
 
 _CONNECTIONS = 24  # of all fetches together: each has a thread and a buffer
 _CHUNK_BYTES = 1024 * 1024
+_STORES = 32  # that are kept open: callers name hosts, and bring credentials
 
 
 class RangedFetcher:
     """Brings files with the CPU of this process; the function uses a `FetcherProcess`.
 
     Args:
-        open_store: The store of a URL; asked once for each.
+        open_store: The store of a URL, called with the URL and the credentials of a request, if it has any.
         part_bytes: What is fetched again when a process dies: the length of a part.
         boot_id: Name of the machine's boot; parts of another boot are read again before they count.
         sleep: Waits between attempts.
@@ -55,13 +56,13 @@ class RangedFetcher:
     def __init__(
         self,
         *,
-        open_store: Callable[[str], Origin] = open_store,
+        open_store: Callable[..., Origin] = open_store,
         part_bytes: int = PART_BYTES,
         boot_id: str = "",
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.busy = False
-        self._store_of = cache(open_store)
+        self._store_of = lru_cache(_STORES)(open_store)
         self._part_bytes = part_bytes
         self._boot_id = boot_id or read_boot_id()
         self._sleep = sleep
@@ -72,7 +73,7 @@ class RangedFetcher:
     def fetch(self, wanted: Fetch, *, on_bytes: Callable[[int], None]) -> Fetched:
         """Bring one file; see `Fetcher`."""
         with self._lock:
-            store = self._store_of(wanted.url)
+            store = self._store_of(wanted.url, *wanted.credentials)
         info = repeated(lambda: store.head(wanted.key), Patience(self._sleep))
         if (info.etag, info.size_bytes) != (wanted.etag, wanted.size_bytes):
             raise ObjectChangedError(store.object_url(wanted.key))

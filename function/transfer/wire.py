@@ -1,8 +1,9 @@
 """What function and transfer process say to each other: one JSON object per line, in both directions.
 
 To the process: `{"fetch": 1, "wanted": {...}}`, `{"stop": 1}`, `{"busy": true}`. From it: `{"fetch": 1, ...}` with
-`done_bytes` (so far, what was there before included), or at the end with `crc64nvme`, or with `error`. No line holds a
-credential: the process reads those from its environment, as boto3 does.
+`done_bytes` (so far, what was there before included), or at the end with `crc64nvme`, or with `error`. The only
+credentials in a line are those that came with one request: the process reads all others from its environment, as boto3
+does.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from function.credentials import UrlCredential
 from function.errors import ComfyfnError, InputRefusedError, SettingsError, StorageUnavailableError
 from function.storage.objects import ObjectChangedError, ObjectMissingError
 from function.transfer.fetching import Fetch
@@ -45,7 +47,12 @@ def to_wanted(wanted: Fetch) -> Message:
 
 def parse_wanted(message: Message) -> Fetch:
     """A fetch from JSON."""
-    return Fetch(**message | {"part": Path(message["part"])})
+    credentials = tuple(_parse_credential(**members) for members in message["credentials"])
+    return Fetch(**message | {"part": Path(message["part"]), "credentials": credentials})
+
+
+def _parse_credential(url_pattern: str, headers: list[tuple[str, str]], query: str) -> UrlCredential:
+    return UrlCredential(url_pattern, tuple((name, value) for name, value in headers), query)
 
 
 def to_error(error: BaseException) -> Message:

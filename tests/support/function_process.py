@@ -102,7 +102,7 @@ class FunctionProcess:
     @property
     def engine_pid(self) -> int:
         """The engine."""
-        return child_pids(self.worker_pid)[0]
+        return next(pid for pid in child_pids(self.worker_pid) if os.getsid(pid) == pid)  # the transfer process isn't
 
     def signal(self, number: signal.Signals) -> None:
         """Send the master a signal."""

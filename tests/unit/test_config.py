@@ -55,6 +55,8 @@ def test_units_are_binary_as_in_comfyui_api() -> None:
         ("LRU_CACHE_SIZE_GB", "nan", "a number, 0 or more"),
         ("LRU_CACHE_SIZE_GB", "inf", "a number, 0 or more"),
         ("ENGINE", "cuda", "embedded, comfyui"),
+        ("PRELOAD_MODELS", "sd.safetensors", "a comma list of model keys"),
+        ("PRELOAD_MODELS", "vae/a.sft,https://host/a.sft", "a comma list of model keys"),
         ("LOG_LEVEL", "loud", "DEBUG, INFO, WARNING, ERROR"),
         ("MODELS_URL", "/models", "s3://bucket/prefix or file:///directory"),
         ("MODELS_URL", "https://example.com/models", "s3://bucket/prefix or file:///directory"),

@@ -188,7 +188,7 @@ class _Child:
         finally:
             with self._lock:
                 self.dead = True
-                for answers in self._answers.values():
+                for answers in tuple(self._answers.values()):
                     answers.put(None)
 
 

@@ -11,8 +11,8 @@ _BLOCK_BYTES = 512  # the unit of st_blocks
 def lengthen(descriptor: int, size_bytes: int) -> None:
     """Give a file its final length, if the disk has room for what it does not hold yet.
 
-    The room is not reserved by fallocate: tmpfs fills it with zeros before the first byte can come, NFS 3 writes to
-    each block, and on ext4 16 connections brought half as much as without.
+    The room is not reserved by fallocate: tmpfs fills it with zeros before the first byte can come, and where the file
+    system can't (NFS 3) the C library writes to each block.
 
     Raises:
         OSError: The disk is full, or the file may not be so large.

@@ -110,6 +110,10 @@ def _command(text: str) -> tuple[str, ...]:
         raise ValueError("a command line with balanced quotes") from None
 
 
+def _patterns(text: str) -> tuple[str, ...]:
+    return tuple(pattern for part in text.split(",") if (pattern := part.strip()))
+
+
 def _workflow_file(text: str) -> dict[str, Any] | None:
     if not text:
         return None
@@ -268,6 +272,20 @@ class Settings:
     deadline_seconds: int = _setting(
         "DEADLINE_SECONDS", _integer(1), "600", "How long a job may take from admission to stored result."
     )
+    allowed_nodes: tuple[str, ...] = _setting(
+        "ALLOWED_NODES",
+        _patterns,
+        "",
+        "Which node classes a workflow may use: names and patterns (`Save*`), separated by commas; default: all.",
+    )
+    denied_nodes: tuple[str, ...] = _setting(
+        "DENIED_NODES", _patterns, "", "Which node classes it may not use, even if ALLOWED_NODES names them."
+    )
+    max_pixels: int = _setting(
+        "MAX_PIXELS", _integer(0), "0", "Most pixels of one node: width x height x batch x frames; 0: unlimited."
+    )
+    max_batch: int = _setting("MAX_BATCH", _integer(0), "0", "Most images that one node makes at a time; 0: unlimited.")
+    max_frames: int = _setting("MAX_FRAMES", _integer(0), "0", "Most frames that one node makes; 0: unlimited.")
     drain_seconds: int = _setting(
         "DRAIN_SECONDS", _integer(0), "600", "How long the running job may take to finish after SIGTERM."
     )

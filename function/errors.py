@@ -89,6 +89,18 @@ class InputRefusedError(JobFailedError):
     code = "input_refused"
 
 
+class NodeRefusedError(JobFailedError):
+    """The workflow uses a node that ALLOWED_NODES or DENIED_NODES does not let it use."""
+
+    code = "node_refused"
+
+
+class BudgetExceededError(JobFailedError):
+    """A node asks for more pixels, images or frames than MAX_PIXELS, MAX_BATCH or MAX_FRAMES allows."""
+
+    code = "budget_exceeded"
+
+
 class NodeFailedError(JobFailedError):
     """A node raised while the engine executed the workflow."""
 

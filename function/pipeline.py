@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from function.engine.catalogue import NodeCatalogue, fingerprint
+from function.engine.command import engine_command
 from function.engine.engine import Engine
 from function.errors import JobFailedError
 from function.gpu import NvmlReader
@@ -19,6 +21,8 @@ from function.outputs.files import OutputFolder
 from function.outputs.inline import InlineOutputs
 from function.outputs.stored import StoredOutputs
 from function.storage import open_store
+from function.validation.check import check_workflow
+from function.validation.policy import Policy
 from function.workflow import confine_outputs, parse_workflow
 
 if TYPE_CHECKING:
@@ -40,6 +44,8 @@ class Line:
     """What jobs run on; all of it belongs to the process."""
 
     records: JobRecords
+    policy: Policy
+    catalogue: NodeCatalogue
     lookup: ModelLookup
     models: ModelCache
     fetcher: FetcherProcess
@@ -81,6 +87,8 @@ def build_line(settings: Settings, supervisor: Supervisor, *, metrics: Metrics) 
     models = open_models(settings, metrics=metrics)
     return Line(
         records=JobRecords(results),
+        policy=_policy(settings),
+        catalogue=_catalogue(settings, supervisor),
         lookup=models.lookup,
         models=models.cache,
         fetcher=models.fetcher,
@@ -97,6 +105,24 @@ def build_line(settings: Settings, supervisor: Supervisor, *, metrics: Metrics) 
         input_dir=settings.input_dir,
         output_dir=settings.output_dir,
     )
+
+
+def _policy(settings: Settings) -> Policy:
+    return Policy(
+        allowed_nodes=settings.allowed_nodes,
+        denied_nodes=settings.denied_nodes,
+        max_pixels=settings.max_pixels,
+        max_batch=settings.max_batch,
+        max_frames=settings.max_frames,
+    )
+
+
+def _catalogue(settings: Settings, supervisor: Supervisor) -> NodeCatalogue:
+    path = settings.data_dir / "engine" / "nodes.json"
+    catalogue = NodeCatalogue(path, fingerprint=fingerprint(engine_command(settings)))
+    catalogue.load()
+    catalogue.follow(supervisor)
+    return catalogue
 
 
 class Stopwatch:
@@ -164,6 +190,7 @@ def _attempt(
         on_progress(progress)
 
     workflow = parse_workflow(job.workflow)
+    check_workflow(workflow, line.policy, line.catalogue.definitions)
     references = line.lookup.references(workflow)
     folder = OutputFolder(line.output_dir, job.job_id)
     with line.models.ensure(references, deadline=deadline, on_progress=on_preparation) as etags:

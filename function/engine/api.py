@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _REQUEST_SECONDS = 5.0
 _OK = 200
+_NOT_FOUND = 404
 
 
 class RunState(enum.Enum):
@@ -68,13 +69,24 @@ class EngineApi:
         """Ask the engine to unload its models and to forget cached results; it does so before its next run."""
         self._post("/free", {"unload_models": True, "free_memory": True})
 
+    def object_info(self, *, timeout_seconds: float) -> dict[str, Any]:
+        """Every node class with its inputs and outputs."""
+        return self._get("/object_info", timeout_seconds=timeout_seconds)
+
+    def node_replacements(self) -> dict[str, Any]:
+        """Classes that are gone, with what the engine puts in their place; none where it knows no such thing yet."""
+        status, payload = self._request("GET", "/node_replacements")
+        return {} if status == _NOT_FOUND else self._object("/node_replacements", status, payload)
+
     def _is_queued(self, prompt_id: str) -> bool:
         queue = self._get("/queue")
         items = [*queue.get("queue_running", ()), *queue.get("queue_pending", ())]
         return any(item[1] == prompt_id for item in items)
 
-    def _get(self, path: str) -> dict[str, Any]:
-        status, payload = self._request("GET", path)
+    def _get(self, path: str, *, timeout_seconds: float = _REQUEST_SECONDS) -> dict[str, Any]:
+        return self._object(path, *self._request("GET", path, timeout_seconds=timeout_seconds))
+
+    def _object(self, path: str, status: int, payload: bytes) -> dict[str, Any]:
         try:
             document = json.loads(payload)
         except ValueError:

@@ -1,0 +1,137 @@
+"""The engine's node classes: asked once per engine process, kept on disk for the time that the next one boots."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from function.engine.api import EngineApi
+from function.engine.process import HOST
+from function.errors import EngineUnavailableError
+from function.validation.definitions import Definitions, parse_definitions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from function.engine.command import EngineCommand
+    from function.engine.supervisor import EngineState, Supervisor
+
+_log = logging.getLogger("comfyfn.engine")
+
+_FETCH_SECONDS = 60.0
+"""An engine with many custom nodes lists thousands of files for this answer."""
+
+_NODE_SOURCES = (
+    "comfyui_version.py",
+    "nodes.py",
+    "comfy_extras/*.py",
+    "custom_nodes/*.py",
+    "custom_nodes/*/*.py",
+    "function/engine/embedded/nodes/*.py",
+)
+"""Files that tell one set of nodes from another, below the engine's directory."""
+
+
+def fetch_answers(host: str, port: int) -> dict[str, Any]:
+    """What the engine says of its node classes: `object_info` and `node_replacements`.
+
+    Raises:
+        EngineUnavailableError: It does not answer.
+    """
+    api = EngineApi(host, port)
+    return {
+        "object_info": api.object_info(timeout_seconds=_FETCH_SECONDS),
+        "node_replacements": api.node_replacements(),
+    }
+
+
+def fingerprint(command: EngineCommand) -> str:
+    """What tells one engine from another before it runs: its command, and name, size and time of its nodes' files.
+
+    Other Python packages don't count; nor do directories, whose time changes when Python writes its caches.
+    """
+    roots = {command.cwd, *(command.cwd / part.rpartition("=")[2] for part in command.argv)}
+    with_nodes = sorted(root for root in roots if root == command.cwd or _is_directory(root / "custom_nodes"))
+    files = sorted(path for root in with_nodes for pattern in _NODE_SOURCES for path in root.glob(pattern))
+    return hashlib.sha256(json.dumps([command.argv, *map(_facts, files)]).encode()).hexdigest()
+
+
+def _is_directory(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112  (Path.is_dir raises for an argument that is too long to be a name)
+
+
+def _facts(path: Path) -> tuple[str, int, int]:
+    try:
+        status = path.stat()
+    except OSError:  # a dangling link, or gone in this moment
+        return str(path), 0, 0
+    return str(path), status.st_size, status.st_mtime_ns
+
+
+class NodeCatalogue:
+    """What the engine knows of its nodes, from the moment its process starts, if an earlier one has been asked.
+
+    Args:
+        path: Where the answers are kept; written whole or not at all.
+        fingerprint: Of the engine's installation and command: answers of another one don't count.
+        fetch: Asks the engine at a host and port; raises EngineUnavailableError.
+    """
+
+    def __init__(
+        self, path: Path, *, fingerprint: str, fetch: Callable[[str, int], dict[str, Any]] = fetch_answers
+    ) -> None:
+        self._path = path
+        self._fingerprint = fingerprint
+        self._fetch = fetch
+        self._definitions: Definitions | None = None
+        self._asked_generation = 0
+
+    @property
+    def definitions(self) -> Definitions | None:
+        """The node classes; None as long as no engine like this one was ever asked."""
+        return self._definitions
+
+    def load(self) -> None:
+        """Take the answers that are kept on disk, if they are of this installation; a broken file counts as none."""
+        try:
+            kept = json.loads(self._path.read_bytes())
+        except (OSError, ValueError):
+            return
+        if isinstance(kept, dict) and kept.get("fingerprint") == self._fingerprint:
+            self._take(kept)
+
+    def follow(self, supervisor: Supervisor) -> None:
+        """Ask each engine process once it is ready, in a thread of its own; no job waits for the answer."""
+        supervisor.subscribe(self._on_state)
+
+    def refresh(self, port: int) -> None:
+        """Ask the engine on this port and keep what it says; what was known stays when it does not answer."""
+        try:
+            answers = self._fetch(HOST, port)
+            self._take(answers)
+            self._keep(answers)
+        except EngineUnavailableError as error:
+            _log.warning("the engine's nodes are not known anew: %s", error.message)
+        except OSError as error:
+            _log.warning("the engine's nodes are not kept for its next start: %s", error)
+
+    def _on_state(self, state: EngineState) -> None:
+        if state.ready and state.generation != self._asked_generation:
+            self._asked_generation = state.generation
+            threading.Thread(target=self.refresh, args=(state.port,), name="node-catalogue", daemon=True).start()
+
+    def _take(self, answers: dict[str, Any]) -> None:
+        object_info, replacements = answers.get("object_info"), answers.get("node_replacements")
+        if isinstance(object_info, dict) and isinstance(replacements, dict) and object_info:
+            self._definitions = parse_definitions(object_info, replacements)
+
+    def _keep(self, answers: dict[str, Any]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        part = self._path.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps({"fingerprint": self._fingerprint, **answers}), encoding="utf-8")
+        part.replace(self._path)

@@ -9,6 +9,7 @@ MIG instances selects nothing here: every GPU is shown.
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
     _T = TypeVar("_T")
 
+# Fallen off the bus, or in need of a reset that nobody in a container can do.
+_LOST = (pynvml.NVMLError_GpuIsLost, pynvml.NVMLError_ResetRequired)
+_LOST_SECONDS = 10.0  # for how long a reading answers whether a GPU is lost
 # A GPU without the sensor (unified memory, MIG), a container without the right, a driver older than the function.
 _NOT_TOLD = (pynvml.NVMLError_NotSupported, pynvml.NVMLError_NoPermission, pynvml.NVMLError_FunctionNotFound)
 
@@ -62,11 +66,13 @@ class GpuStatus:
         gpus: Those that answer, in CUDA's order.
         problem: One line with what NVML said of a GPU or driver that should work and does not; "" if all is well.
         absence: One line with why there is no GPU, where that is no fault; "" if there is one or there is a problem.
+        lost: Indices of those that are lost: no process can use them until the node is reset.
     """
 
     gpus: tuple[Gpu, ...] = ()
     problem: str = ""
     absence: str = ""
+    lost: tuple[int, ...] = ()
 
 
 class NvmlReader:
@@ -76,12 +82,15 @@ class NvmlReader:
 
     Args:
         visible: The value of CUDA_VISIBLE_DEVICES; None if it is not set.
+        clock: Monotonic seconds.
     """
 
-    def __init__(self, *, visible: str | None = None) -> None:
+    def __init__(self, *, visible: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._visible = visible
+        self._clock = clock
         self._lock = Lock()
         self._open = False
+        self._last = (-_LOST_SECONDS, GpuStatus())
 
     def read(self) -> GpuStatus:
         """Read every visible GPU: a few calls into the driver each, from any thread."""
@@ -89,7 +98,15 @@ class NvmlReader:
             status = self._read()
             if status.problem:
                 self._close()
+            self._last = (self._clock(), status)
             return status
+
+    def lost(self) -> str:
+        """One line that names the lost GPUs, "" if there are none; may be up to 10 s old."""
+        read_at, status = self._last
+        if self._clock() - read_at >= _LOST_SECONDS:
+            status = self.read()
+        return f"{status.problem}: no job can run on this node" if status.lost else ""
 
     def stop(self) -> None:
         """Close NVML; a later reading opens it again."""
@@ -126,13 +143,14 @@ def read_gpus(*, visible: str | None = None) -> GpuStatus:
 
 
 def update_metrics(metrics: Metrics, status: GpuStatus) -> None:
-    """Set the GPU gauges by UUID; a GPU or a value that is gone leaves no stale number behind."""
+    """Set the GPU gauges, most by UUID; a GPU or a value that is gone leaves no stale number behind."""
     gauges = {
         "memory_used_bytes": metrics.gpu_memory_used_bytes,
         "memory_total_bytes": metrics.gpu_memory_total_bytes,
         "utilization_ratio": metrics.gpu_utilization_ratio,
         "temperature_celsius": metrics.gpu_temperature_celsius,
     }
+    metrics.gpu_lost.set(len(status.lost))
     for field, gauge in gauges.items():
         gauge.clear()
         for gpu in status.gpus:
@@ -147,6 +165,7 @@ class _Reading:
     uuid: str
     gpu: Gpu | None
     problem: str
+    lost: bool = False
 
     def is_named(self, name: str) -> bool:
         return name == str(self.index) or (name.startswith("GPU-") and self.uuid.startswith(name))
@@ -175,7 +194,7 @@ def _read_one(index: int, driver_version: str) -> _Reading:
             driver_version=driver_version,
         )
     except NVMLError as error:
-        return _Reading(index, uuid, None, f"GPU {index}: {error}")
+        return _Reading(index, uuid, None, f"GPU {index}: {error}", lost=isinstance(error, _LOST))
     return _Reading(index, uuid, gpu, "")
 
 
@@ -197,7 +216,11 @@ def _status(readings: list[_Reading], visible: str | None) -> GpuStatus:
     problems = [reading.problem for reading in readings if reading.problem]
     if unknown:
         problems.append(f"CUDA_VISIBLE_DEVICES={visible!r}: NVML lists no GPU {unknown!r}")
-    return GpuStatus(tuple(reading.gpu for reading in readings if reading.gpu), "; ".join(problems))
+    return GpuStatus(
+        gpus=tuple(reading.gpu for reading in readings if reading.gpu),
+        problem="; ".join(problems),
+        lost=tuple(reading.index for reading in readings if reading.lost),
+    )
 
 
 def _select(readings: list[_Reading], visible: str) -> tuple[list[_Reading], str]:

@@ -141,9 +141,18 @@ class Function:
             return self._refusal
         if self.admission.draining:
             return "shutting down"
+        if lost := self._lost_gpus():
+            return lost
         if not self._supervisor.ready:
             return self._supervisor.last_error or "the engine is starting"
         return self._warm_up.problem if self._warm_up else ""
+
+    @property
+    def _built(self) -> bool:
+        return self._line.done() and not self._line.exception()
+
+    def _lost_gpus(self) -> str:
+        return self._line.result().gpus.lost() if self._built else ""
 
     def admitted(self) -> AbstractContextManager[None]:
         """Count a job from before its body is read until it is answered; see `Admission.admitted`."""

@@ -69,6 +69,7 @@ class Metrics:
         self.engine_ready = gauge("engine_ready", "1 while the engine answers.")
         self.engine_starts = counter("engine_starts", "Engine processes started.")
         self.engine_run_seconds = seconds("engine_run_seconds", "Time of a workflow in the engine.")
+        self.gpu_lost = gauge("gpu_lost", "GPUs that are lost: the node needs a reset, which no restart brings.")
         self.gpu_memory_used_bytes = gauge("gpu_memory_used_bytes", "GPU memory in use.", ("gpu",))
         self.gpu_memory_total_bytes = gauge("gpu_memory_total_bytes", "GPU memory.", ("gpu",))
         self.gpu_utilization_ratio = gauge("gpu_utilization_ratio", "Part of the time a kernel ran, 0 to 1.", ("gpu",))

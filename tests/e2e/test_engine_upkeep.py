@@ -1,4 +1,4 @@
-"""The engine before the first job and between jobs: warm-up, start budget, memory limit."""
+"""The engine before the first job and between jobs: warm-up, start budget, memory limit, a lost GPU."""
 
 from __future__ import annotations
 
@@ -110,3 +110,11 @@ def test_an_engine_over_its_memory_limit_is_replaced_after_a_job(function_factor
     assert function.post("/prompt", {"prompt": case("01_empty_save")}).status == 200
     wait_until(lambda: function.is_ready() and function.engine_pid != engine, what="the new engine")
     assert function.post("/prompt", {"prompt": case("01_empty_save")}).status == 200
+
+
+def test_a_lost_gpu_makes_the_function_not_ready(function_factory: FunctionFactory, fake_nvml: Path) -> None:
+    """`/ready` says which, a metric raises the alarm, and `/health` stays 200: no restart would help."""
+    function = function_factory(probe="/health", LD_LIBRARY_PATH=str(fake_nvml), FAKE_NVML_LOST="0")
+    wait_until(lambda: detail(function) == "GPU 0: GPU is lost: no job can run on this node", what="the loss")
+    assert (function.get("/ready").status, function.get("/health").status) == (503, 200)
+    assert b"comfyfn_gpu_lost 1.0" in function.get("/metrics").body

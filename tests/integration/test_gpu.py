@@ -82,7 +82,7 @@ def test_no_library_is_no_gpu(tmp_path: Path) -> None:
 )
 def test_absence_says_why(fake_nvml: Path, environ: dict[str, str], absence: str) -> None:
     """Where there is no GPU the status says why, and it is not a problem."""
-    assert read(fake_nvml, **environ) == {"gpus": [], "problem": "", "absence": absence}
+    assert read(fake_nvml, **environ) == {"gpus": [], "problem": "", "absence": absence, "lost": []}
 
 
 def test_a_driver_that_fails_is_quoted(fake_nvml: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_lost_gpu_leaves_the_others(fake_nvml: Path) -> None:
     """A GPU that fell off the bus is named in the problem while the other one is still read."""
     status = read(fake_nvml, FAKE_NVML_LOST="0")
     assert [gpu["uuid"] for gpu in status["gpus"]] == [SECOND]
-    assert status["problem"] == "GPU 0: GPU is lost"
+    assert (status["problem"], status["lost"]) == ("GPU 0: GPU is lost", [0])
 
 
 @pytest.mark.parametrize(
@@ -160,6 +160,22 @@ reader.stop()
     assert run_python(code, fake_nvml).split() == ["0", "1", "2"]
 
 
+def test_a_loss_is_noticed_and_forgotten_within_ten_seconds(fake_nvml: Path) -> None:
+    """Whoever asks often has NVML read only now and then; what is lost is named."""
+    code = """
+import os
+from function.gpu import NvmlReader
+now = 0.0
+reader = NvmlReader(clock=lambda: now)
+for lost, now in (("", 0.0), ("1", 9.0), ("1", 10.0), ("", 19.0), ("", 20.0)):
+    os.environ["FAKE_NVML_LOST"] = lost
+    print(repr(reader.lost()))
+reader.stop()
+"""
+    lost = repr("GPU 1: GPU is lost: no job can run on this node")
+    assert run_python(code, fake_nvml).splitlines() == ["''", "''", lost, lost, "''"]
+
+
 def test_metrics_follow_the_gpus(fake_nvml: Path) -> None:
     """Gauges carry the UUID, a missing sensor has no sample and a lost GPU leaves none behind."""
     code = """
@@ -175,6 +191,7 @@ for lost in ("", "0"):
 """
     samples = [line for line in run_python(code, fake_nvml).splitlines() if line.startswith("comfyfn_gpu_")]
     assert samples == [
+        "comfyfn_gpu_lost 0.0",
         f'comfyfn_gpu_memory_used_bytes{{gpu="{FIRST}"}} 1.073741824e+09',
         f'comfyfn_gpu_memory_used_bytes{{gpu="{SECOND}"}} 2.147483648e+09',
         f'comfyfn_gpu_memory_total_bytes{{gpu="{FIRST}"}} 8.589934592e+09',
@@ -182,6 +199,7 @@ for lost in ("", "0"):
         f'comfyfn_gpu_utilization_ratio{{gpu="{FIRST}"}} 0.25',
         f'comfyfn_gpu_utilization_ratio{{gpu="{SECOND}"}} 0.25',
         f'comfyfn_gpu_temperature_celsius{{gpu="{FIRST}"}} 41.0',
+        "comfyfn_gpu_lost 1.0",
         f'comfyfn_gpu_memory_used_bytes{{gpu="{SECOND}"}} 2.147483648e+09',
         f'comfyfn_gpu_memory_total_bytes{{gpu="{SECOND}"}} 8.589934592e+09',
         f'comfyfn_gpu_utilization_ratio{{gpu="{SECOND}"}} 0.25',

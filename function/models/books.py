@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from function.models.directory import PART_SUFFIX
 from function.models.locks import remove_lock
+from function.models.records import name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Container, Iterable, Iterator
 
     from function.models.directory import ModelDirectory
     from function.models.records import Record
@@ -76,7 +77,7 @@ def read_books(directory: ModelDirectory) -> Books:
     books.left = dict(sorted(books.left.items(), key=lambda item: _changed_at(directory, item[1])))
     for item in books.present.values():
         directory.see_use(item.last_use_ns)
-    _remove_locks([*_with_suffix(paths, ".pin"), *_with_suffix(paths, ".write")])
+    _remove_locks(paths, {name_of(key) for key in (*books.present, *books.arriving, *books.left)})
     return books
 
 
@@ -145,8 +146,8 @@ def _with_suffix(paths: Iterable[Path], suffix: str) -> Iterator[Path]:
     return (path for path in paths if path.suffix == suffix)
 
 
-def _remove_locks(paths: Iterable[Path]) -> None:
+def _remove_locks(paths: Iterable[Path], known: Container[str]) -> None:
     """Remove lock files of keys that have no record any more and that nobody holds."""
     for path in paths:
-        if not path.with_suffix(".json").exists() and not path.with_suffix(".arriving").exists():
+        if path.suffix in {".pin", ".write"} and path.stem not in known:
             remove_lock(path)

@@ -7,44 +7,37 @@ is where is on disk, under locks (see `function.models.directory`); a process re
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from function.config import GIB
-from function.errors import CacheBusyError, ModelMissingError, ModelTooLargeError, StorageUnavailableError
+from function.errors import ModelMissingError
 from function.models.books import read_books, remove_strays
 from function.models.directory import ModelDirectory, can_write, free_disk_bytes
-from function.models.downloads import POLL_SECONDS, Downloads, disk_errors
+from function.models.downloads import Downloads
 from function.models.finding import Finder, file_of
-from function.models.ledger import Lease, Ledger, StartOverError, Wanted
+from function.models.leasing import Leasing
+from function.models.ledger import Ledger
 from function.models.prefetching import Prefetcher
 from function.models.references import ModelRef
 from function.models.room import Room
 from function.models.upkeep import CachedFile, Upkeep
 from function.models.waiting import WaitingLine
-from function.storage.objects import ObjectChangedError, ObjectMissingError
 from function.telemetry import ignore_progress
 from function.transfer.journal import read_boot_id
 from function.workflow import check_relative
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from function.models.finding import Found
     from function.storage.origins import Origin
     from function.telemetry import Metrics, OnProgress
     from function.transfer.fetching import Fetcher
 
 __all__ = ["CachedFile", "ModelCache"]
-
-_log = logging.getLogger(__name__)
-
-_ATTEMPTS = 3  # for an object that is replaced while it is being read
 
 
 class ModelCache:
@@ -84,34 +77,44 @@ class ModelCache:
         revalidate_seconds: float | None = 0.0,
     ) -> None:
         self._metrics = metrics
-        self._clock = clock
         self._directory = ModelDirectory(model_dir, probe=probe)
         self._line = WaitingLine(self._directory.own / "queue")
-        self._changed = threading.Condition()
+        changed = threading.Condition()
         self._room = Room(
             self._directory,
             capacity_bytes=capacity_bytes,
             free_disk_bytes=measure_free_disk,
             on_evict=metrics.cache_evictions.inc,
         )
-        self._ledger = Ledger(self._directory, self._room, boot_id=boot_id or read_boot_id())
-        self._finder = Finder(
+        ledger = Ledger(self._directory, self._room, boot_id=boot_id or read_boot_id())
+        finder = Finder(
             self._directory,
             origin_of or (lambda ref: (store, ref.key)),
             clock=clock,
             revalidate_seconds=revalidate_seconds,
             parallel=parallel_downloads,
         )
-        self._downloads = Downloads(
-            self._ledger,
+        downloads = Downloads(
+            ledger,
             self._directory,
             fetcher,
-            changed=self._changed,
+            changed=changed,
             metrics=metrics,
             clock=clock,
             parallel=parallel_downloads,
         )
-        self._prefetcher = Prefetcher(self._directory, self._finder, self._ledger, self._downloads, self._line)
+        self._leasing = Leasing(
+            self._directory,
+            finder,
+            ledger,
+            self._room,
+            downloads,
+            self._line,
+            changed=changed,
+            metrics=metrics,
+            clock=clock,
+        )
+        self._prefetcher = Prefetcher(self._directory, finder, ledger, downloads, self._line)
         self._upkeep = Upkeep(self._directory)
         self._clean_up()
         metrics.cache_capacity_bytes.set(capacity_bytes)
@@ -154,13 +157,11 @@ class ModelCache:
         refs = tuple(refs)
         self._prefetcher.forget(refs)
         with self._metrics.cache_wait_seconds.time():
-            etags, lease = self._hold(refs) or self._bring(refs, deadline, on_progress)
-        etags |= {key: record.etag for key, record in lease.records.items()}
+            etags, lease = self._leasing.get(refs, deadline=deadline, on_progress=on_progress)
         try:
             yield {ref: etags[ref.key] for ref in refs if ref.key in etags}
         finally:
-            self._ledger.release(lease)
-            self._notify()
+            self._leasing.give_back(lease)
 
     def prefetch(self, refs: Iterable[ModelRef]) -> None:
         """Begin to bring files that a job will need; returns at once and never fails.
@@ -240,100 +241,7 @@ class ModelCache:
             CacheBusyError: A job uses it, or it is pinned.
         """
         self._upkeep.evict(key)
-        self._notify()
-
-    # The way of a job
-
-    def _hold(self, refs: tuple[ModelRef, ...]) -> tuple[dict[str, str], Lease] | None:
-        """Pin files that are all there and current, without a decision; None if one is needed."""
-        if self._directory.read_only or not self._line.empty:
-            return None
-        lease = Lease()
-        with ExitStack() as undo:
-            undo.callback(lease.unlock)
-            for ref in refs:
-                if ref.key not in lease.pins:
-                    held = self._ledger.hold(ref.key)
-                    if held is None:
-                        return None
-                    lease.records[ref.key], lease.pins[ref.key] = held
-                if not self._finder.is_current(lease.records[ref.key], ref):
-                    return None
-            undo.pop_all()
-        self._metrics.cache_hits.inc(len(lease.pins))
-        return {}, lease
-
-    def _bring(
-        self, refs: tuple[ModelRef, ...], deadline: float, on_progress: OnProgress
-    ) -> tuple[dict[str, str], Lease]:
-        """ETags of files that aren't the cache's, and the lease on those that are."""
-        replaced = 0
-        while replaced < _ATTEMPTS:
-            with disk_errors(self._directory.root):
-                found = self._finder.find(refs)
-            try:
-                lease = self._leased(
-                    [item for item in found.values() if isinstance(item, Wanted)], deadline, on_progress
-                )
-            except (ObjectChangedError, ObjectMissingError) as error:
-                _log.warning("model %s was replaced while it was read; asking storage again", error)
-                replaced += 1
-            except StartOverError:
-                if self._clock() >= deadline:
-                    raise StorageUnavailableError("the models did not arrive before the job's deadline") from None
-            else:
-                self._count(found, lease)
-                return {key: item for key, item in found.items() if isinstance(item, str)}, lease
-        raise StorageUnavailableError("a model was replaced in storage again and again while it was read")
-
-    def _leased(self, wanted: list[Wanted], deadline: float, on_progress: OnProgress) -> Lease:
-        """The lease on a set of files that are all in place."""
-        if self._room.capacity_bytes:
-            _check_size(wanted, self._room.capacity_bytes, "the cache (LRU_CACHE_SIZE_GB)")
-        with ExitStack() as undo:
-            with disk_errors(self._directory.root):
-                lease = self._take(wanted, deadline) if wanted else Lease()
-            undo.callback(self._notify)
-            undo.callback(self._ledger.release, lease)
-            self._downloads.run(lease, deadline=deadline, on_progress=on_progress)
-            undo.pop_all()
-        return lease
-
-    def _take(self, wanted: list[Wanted], deadline: float) -> Lease:
-        """Wait in the queue until the whole set fits, then hold it."""
-        reachable = 0
-        with self._line.place() as place:
-            while True:
-                with self._directory.locked():
-                    if place.is_first():
-                        books = read_books(self._directory)
-                        # Evicted files that a process still maps are not free yet: what was reachable once will be.
-                        reachable = max(reachable, self._room.reachable_bytes(books))
-                        lease = self._ledger.take(wanted, books)
-                        if lease:
-                            return lease
-                        _check_size(wanted, reachable, f"the free disk of {self._directory.root}")
-                    place.keep()
-                self._wait(deadline)
-
-    def _wait(self, deadline: float) -> None:
-        remaining = deadline - self._clock()
-        if remaining <= 0:
-            raise CacheBusyError(
-                "running jobs and pinned files hold the model cache; there was no room for this job's models in time"
-            )
-        with self._changed:
-            self._changed.wait(min(remaining, POLL_SECONDS))
-
-    def _notify(self) -> None:
-        """Let the waiting jobs of this process look again; those of others look by themselves."""
-        with self._changed:
-            self._changed.notify_all()
-
-    def _count(self, found: Mapping[str, Found], lease: Lease) -> None:
-        misses = sum(load.place is not None for load in lease.loads.values())
-        self._metrics.cache_misses.inc(misses)
-        self._metrics.cache_hits.inc(len(found) - misses)
+        self._leasing.notify()
 
     def _clean_up(self) -> None:
         if not self._directory.read_only:
@@ -346,16 +254,6 @@ class ModelCache:
             return self.size_bytes
         except OSError:
             return math.nan  # metrics are read while the disk fails, too
-
-
-def _check_size(wanted: list[Wanted], limit: int, what: str) -> None:
-    total = sum(want.record.size_bytes for want in wanted)
-    if total > limit:
-        raise ModelTooLargeError(
-            f"the models of this job take {total} bytes ({total / GIB:.3g} GiB); "
-            f"{what} has room for {limit} ({limit / GIB:.3g} GiB)",
-            details={"total_bytes": total, "limit_bytes": limit},
-        )
 
 
 def _reference_to(key: str) -> ModelRef:

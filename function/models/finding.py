@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeAlias
 
 from function.errors import InputRefusedError, ModelMissingError, StorageUnavailableError
-from function.models.books import Books, read_books
+from function.models.books import read_books
 from function.models.ledger import Place, Wanted
 from function.models.records import Record
 from function.models.references import LEGACY_FOLDERS
@@ -86,35 +86,36 @@ class Finder:
         return {key: self._etag_of_foreign(ref) for key, ref in by_key.items()}
 
     def _find_anywhere(self, by_key: Mapping[str, ModelRef]) -> dict[str, Found | None]:
-        with self._directory.locked():
-            books = read_books(self._directory)
-            found = {key: self._find_here(ref, books) for key, ref in by_key.items()}
-        return found | self._find_in_storage({key: ref for key, ref in by_key.items() if found[key] is None}, books)
-
-    def _find_here(self, ref: ModelRef, books: Books) -> Found | None:
-        """A file that needs no question to storage."""
-        present = books.present.get(ref.key)
-        if present:
-            return Wanted(present.record, None) if self.is_current(present.record, ref) else None
-        return None if ref.key in books.arriving else self._etag_of_foreign(ref)
+        known = {key: record for key in by_key if (record := self._directory.read(key))}
+        found: dict[str, Found | None] = {}
+        if len(known) < len(by_key):
+            with self._directory.locked():
+                books = read_books(self._directory)
+                known = {key: present.record for key, present in books.present.items()}
+                absent = by_key.keys() - known.keys() - books.arriving.keys()
+                found = {key: self._etag_of_foreign(by_key[key]) for key in absent}
+        current = [key for key in by_key if key in known and self.is_current(known[key], by_key[key])]
+        found |= {key: Wanted(known[key], None) for key in current}
+        unknown = {key: ref for key, ref in by_key.items() if found.get(key) is None}
+        return found | self._find_in_storage(unknown, known)
 
     def _etag_of_foreign(self, ref: ModelRef) -> str | None:
         """Something that changes with a file that the cache did not bring; None if there is no such file."""
         status = file_of(ref, self._directory)
         return f"{status.st_size}-{status.st_mtime_ns}" if status else None
 
-    def _find_in_storage(self, by_key: Mapping[str, ModelRef], books: Books) -> dict[str, Found | None]:
+    def _find_in_storage(self, by_key: Mapping[str, ModelRef], known: Mapping[str, Record]) -> dict[str, Found | None]:
         if not by_key:
             return {}
         with ThreadPoolExecutor(min(self._parallel, len(by_key)), thread_name_prefix="model-head") as pool:
             places = {key: self._place(ref) for key, ref in by_key.items()}
             answers = {key: pool.submit(place.origin.head, place.key) for key, place in places.items()}
-        return {key: self._settle(by_key[key], places[key], answer, books) for key, answer in answers.items()}
+        return {key: self._settle(by_key[key], places[key], answer, known.get(key)) for key, answer in answers.items()}
 
     def _place(self, ref: ModelRef) -> Place:
         return Place(*self._origin_of(ref), ref.credentials)
 
-    def _settle(self, ref: ModelRef, place: Place, answer: Future[ObjectInfo], books: Books) -> Wanted | None:
+    def _settle(self, ref: ModelRef, place: Place, answer: Future[ObjectInfo], known: Record | None) -> Wanted | None:
         """What storage's answer means beside what the cache has.
 
         A plain name that storage does not have means a file of that name from elsewhere: somebody asked for it under
@@ -124,12 +125,11 @@ class Finder:
         try:
             info = answer.result()
         except (ObjectMissingError, StorageUnavailableError) as error:
-            present = books.present.get(key)
-            if present and present.record.source == place.object_url:
+            if known and known.source == place.object_url:
                 _log.warning("model %s: the cached file is used; storage: %s", key, error)
-                return Wanted(present.record, None)
-            if present and isinstance(error, ObjectMissingError) and ref.source_url is None:
-                return Wanted(present.record, None)
+                return Wanted(known, None)
+            if known and isinstance(error, ObjectMissingError) and ref.source_url is None:
+                return Wanted(known, None)
             if isinstance(error, ObjectMissingError):
                 return None
             raise

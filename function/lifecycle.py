@@ -120,7 +120,7 @@ class Function:
             self._warm_up.stop()
         self._supervisor.stop()
         self._clients.stop()
-        if self._line.done() and not self._line.exception():
+        if self._built:
             self._line.result().stop()
 
     @property

@@ -252,8 +252,15 @@ class Function:
     def drain(self) -> None:
         """Shut down in order: refuse jobs, send waiting ones away, give the running one DRAIN_SECONDS, then stop it."""
         self.admission.drain()
+        self._line.add_done_callback(_stop_downloads)
         if self.admission.wait_until_idle(self.settings.drain_seconds):
             return
         _log.warning("the running job did not end within DRAIN_SECONDS=%d", self.settings.drain_seconds)
         while not self.admission.wait_until_idle(_INTERRUPT_SECONDS):
             self._running.cancel(DrainingError("this pod shut down before the job could end"))
+
+
+def _stop_downloads(line: Future[Line]) -> None:
+    """What no job waits for is of no use to a pod that ends."""
+    if not line.exception():
+        line.result().background.stop()

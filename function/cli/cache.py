@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -112,6 +112,8 @@ def pull(keys: tuple[str, ...], url: str | None) -> None:
 
 def human_size(size_bytes: int) -> str:
     """Bytes for people, in binary units."""
+    if size_bytes < 1024:  # noqa: PLR2004  (a KiB)
+        return f"{size_bytes} B"
     if size_bytes < MIB:
         return f"{size_bytes / 1024:.1f} KiB"
     return f"{size_bytes / MIB:.1f} MiB" if size_bytes < GIB else f"{size_bytes / GIB:.2f} GiB"
@@ -119,7 +121,7 @@ def human_size(size_bytes: int) -> str:
 
 @contextmanager
 def _opened() -> Iterator[tuple[OpenedModels, Settings]]:
-    settings = read_settings(os.environ)
+    settings = replace(read_settings(os.environ), model_revalidate_seconds=0.0)  # who pulls wants what is there now
     with disk_errors(settings.model_dir):
         models = open_models(settings, metrics=Metrics())
         if models.cache.read_only:

@@ -64,6 +64,7 @@ class BackgroundModels:
 
         Raises:
             QueueFullError: As many downloads run as may.
+            DrainingError: The function shuts down.
         """
         with self._lock:
             if ref in self._begun:
@@ -73,7 +74,7 @@ class BackgroundModels:
         threading.Thread(target=self._run, args=(ref,), name="model-request", daemon=True).start()
 
     def stop(self) -> None:
-        """End every download soon; what has arrived stays for later."""
+        """End every download soon and begin none; what has arrived stays for later."""
         self._stopped.set()
 
     def _preload(self, keys: Sequence[str]) -> None:
@@ -110,7 +111,7 @@ class BackgroundModels:
     def _pull(self, ref: ModelRef) -> int:
         return self._cache.pull(ref, deadline=time.monotonic() + self._deadline_seconds, on_progress=self._go_on)
 
-    def _go_on(self, _progress: Progress) -> None:
+    def _go_on(self, _progress: Progress | None = None) -> None:
         if self._stopped.is_set():
             raise DrainingError("this pod is shutting down")
 
@@ -125,6 +126,7 @@ class BackgroundModels:
                 self._active -= 1
 
     def _count(self) -> None:
+        self._go_on()
         if self._active >= self._most:
             raise QueueFullError(f"{self._most} downloads are running in this pod; ask again when one has ended")
         self._active += 1

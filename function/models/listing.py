@@ -19,7 +19,7 @@ def model_folders(model_dir: Path) -> list[str]:
     """Names of model folders: those of ComfyUI's own loaders, and those that the directory has besides."""
     try:
         there = {entry.name for entry in model_dir.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
-    except FileNotFoundError:
+    except OSError:  # there is none yet, or none that may be read
         there = set()
     return sorted(_KNOWN_FOLDERS | there - _MODERN.keys())
 

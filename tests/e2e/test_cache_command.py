@@ -65,6 +65,14 @@ def test_pull_brings_models_and_ls_shows_them(place: Path) -> None:
     assert total == f"3.0 MiB of 1.00 GiB in {place}/data/models, files: 2"
 
 
+def test_pull_brings_a_new_version(place: Path) -> None:
+    """Storage is asked, whatever MODEL_REVALIDATE_SECONDS lets the function do."""
+    run(place, "pull", A)
+    (place / "data" / "store" / "models" / A).write_bytes(b"new")
+    assert run(place, "pull", A, MODEL_REVALIDATE_SECONDS="never")[1] == f"{A}: 3 B\n"
+    assert (place / "data" / "models" / A).read_bytes() == b"new"
+
+
 def test_a_pinned_file_stays_until_it_is_unpinned(place: Path) -> None:
     """Each command says what it did, and what it could not do, and exits with 1 if there was any such thing."""
     run(place, "pull", A, B)

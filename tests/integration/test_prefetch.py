@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from function.engine.command import EngineCommand
 from function.engine.engine import Engine
 from function.engine.supervisor import Supervisor
-from function.errors import ModelMissingError, QueueFullError
+from function.errors import DrainingError, ModelMissingError, QueueFullError
 from function.models.background import BackgroundModels
 from function.models.lookup import ModelLookup
 from function.storage.https import FetchRules
@@ -156,13 +156,15 @@ def test_downloads_by_request_are_bounded(bench: Bench, background: BackgroundMo
 
 
 def test_stop_ends_a_download(bench: Bench, background: BackgroundModels) -> None:
-    """Also one whose storage never comes to an end."""
+    """Also one whose storage never comes to an end; none begins afterwards."""
     model = bench.put("endless", b"x")
     bench.store.endless = {model.key}
     background.begin(model)
     wait_until(lambda: bench.store.downloads == [model.key])
     background.stop()
     wait_until(idle)
+    with pytest.raises(DrainingError):
+        background.begin(model)
 
 
 def test_transfers_make_way_while_a_workflow_runs(tmp_path: Path) -> None:

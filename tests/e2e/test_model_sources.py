@@ -22,13 +22,12 @@ MODEL = "upscale_models/tiny_srvgg_x2.safetensors"
 SECRET = "s3cr3t-t0ken"
 
 
-def upscale(model: str, *, loader: str = "UpscaleModelLoader") -> dict[str, Any]:
+def upscale(model: str) -> dict[str, Any]:
     """An upscaler by name or URL, on an empty image."""
     workflow = case("10_upscale_srvgg")
     workflow["1"] = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 48, "batch_size": 1, "color": 255}}
     for node in workflow.values():
         if node["class_type"] == "UpscaleModelLoader":
-            node["class_type"] = loader
             node["inputs"]["model_name"] = model
     return workflow
 
@@ -42,9 +41,9 @@ def host(model_files: Path) -> Iterator[HttpsServer]:
         yield host
 
 
-def refusal(function: FunctionProcess, model: str, **changes: str) -> str:
-    """The line that a job with this model ends in."""
-    answer = function.post("/prompt", {"prompt": upscale(model, **changes)})
+def refusal(function: FunctionProcess, model: str, **more: dict[str, Any]) -> str:
+    """The line that a job with this model and more nodes ends in."""
+    answer = function.post("/prompt", {"prompt": upscale(model) | more})
     assert answer.status == 422
     return answer.body.decode()
 
@@ -108,9 +107,10 @@ def test_pickle_formats_are_refused_until_a_setting_allows_them(function: Functi
     assert "ALLOW_PICKLE_MODELS=true" in refusal(function, "4x.pth")
 
 
-def test_a_name_in_an_unknown_node_that_fits_several_models(function: FunctionProcess, model_files: Path) -> None:
+def test_a_name_outside_comfyuis_loaders_that_fits_several_models(function: FunctionProcess, model_files: Path) -> None:
     """The job ends with the candidates, before the engine is asked."""
     function.put_model("upscale_models", model_files / MODEL)
     function.put_model("loras", model_files / MODEL)
-    line = refusal(function, "tiny_srvgg_x2.safetensors", loader="SomebodysLoader")
+    node = {"class_type": "PreviewAny", "inputs": {"source": "tiny_srvgg_x2.safetensors"}}
+    line = refusal(function, "tiny_srvgg_x2.safetensors", other=node)
     assert "loras/tiny_srvgg_x2.safetensors, upscale_models/tiny_srvgg_x2.safetensors" in line

@@ -68,7 +68,7 @@ class Finder:
         return known.etag == record.etag and self._clock() - asked_at < self._revalidate_seconds
 
     def find(self, refs: Iterable[ModelRef]) -> dict[str, Found]:
-        """Where each file is, by key; without optional ones that are nowhere.
+        """Where each file is, by key and in the order of the references; without optional ones that are nowhere.
 
         Raises:
             ModelMissingError: Naming every file that is nowhere.
@@ -80,7 +80,7 @@ class Finder:
         missing = [ref for key, ref in by_key.items() if found[key] is None and not ref.optional]
         if missing:
             raise self._missing(missing)
-        return {key: item for key, item in found.items() if item is not None}
+        return {key: item for key in by_key if (item := found[key]) is not None}
 
     def _find_foreign(self, by_key: Mapping[str, ModelRef]) -> dict[str, Found | None]:
         return {key: self._etag_of_foreign(ref) for key, ref in by_key.items()}

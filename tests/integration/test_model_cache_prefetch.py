@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -90,6 +91,14 @@ def test_evicts_idle_files_only(bench: Bench) -> None:
         assert cache.size_bytes == 19
 
 
+def test_first_named_comes_first(bench: Bench) -> None:
+    """Where not all of a job's files fit, those are brought that it names first."""
+    bench.capacity_bytes = 30
+    models = [bench.put(name, b"x" * 10) for name in "hgfedcba"]
+    prefetched(bench.cache(), *models)
+    assert bench.visible().keys() == {model.key for model in models[:3]}
+
+
 def test_keeps_what_the_next_job_needs(bench: Bench) -> None:
     """A prefetch for a later job doesn't evict what was prefetched for an earlier one, until that has come."""
     bench.capacity_bytes = 20
@@ -153,9 +162,10 @@ def test_never_fails(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
 def test_stop(bench: Bench) -> None:
     """Stopping ends what is on its way, keeps its part, and lets nothing new begin."""
     model, cache = bench.put("one", b"x" * 10), bench.cache()
-    bench.store.endless = {model.key}
+    written = threading.Event()
+    bench.store.endless, bench.store.after_download = {model.key}, lambda _key: written.set()
     cache.prefetch([model])
-    wait_until(lambda: arriving(cache, model))
+    assert written.wait(PATIENCE_SECONDS)
     cache.stop()
     assert list(books(cache).left) == [model.key]
     cache.prefetch([model])

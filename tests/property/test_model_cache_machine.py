@@ -43,6 +43,11 @@ processes = st.integers(0, 1)
 moments = st.sampled_from(["before_download", "after_download"])
 
 
+def in_order(wanted: frozenset[ModelRef]) -> list[ModelRef]:
+    """In an order that is the same in each run: that of a set depends on the process."""
+    return sorted(wanted, key=lambda model: model.key)
+
+
 @dataclass
 class RunningJob:
     """A job that holds its models: what it was promised."""
@@ -112,7 +117,7 @@ class ModelCacheMachine(RuleBasedStateMachine):
     @rule(wanted=sets_of_models, process=processes)
     def prefetch(self, wanted: frozenset[ModelRef], process: int) -> None:
         """Somebody says what will be needed."""
-        self.caches[process].prefetch(wanted)
+        self.caches[process].prefetch(in_order(wanted))
         for thread in self.caches[process]._prefetcher._threads:
             thread.join()
 
@@ -197,7 +202,7 @@ class ModelCacheMachine(RuleBasedStateMachine):
         """Start a job."""
         stack = ExitStack()
         try:
-            etags = stack.enter_context(self.caches[process].ensure([*wanted, IMAGE], deadline=1.0))
+            etags = stack.enter_context(self.caches[process].ensure([*in_order(wanted), IMAGE], deadline=1.0))
         except ComfyfnError as error:
             self.check_reason(error, wanted)
             return

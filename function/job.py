@@ -6,11 +6,13 @@ import hashlib
 import re
 import uuid
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from function.errors import InvalidRequestError
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 JOB_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -126,10 +128,7 @@ def parse_job_document(document: object, *, job_id: str) -> Job:
     Raises:
         InvalidRequestError: One line that names every field that is wrong or unknown.
     """
-    try:
-        parsed = JobDocument.model_validate(document)
-    except ValidationError as error:
-        raise InvalidRequestError(describe_validation_error(error)) from error
+    parsed = validated(JobDocument, document)
     return Job(
         job_id=job_id,
         workflow=parsed.workflow,
@@ -138,8 +137,19 @@ def parse_job_document(document: object, *, job_id: str) -> Job:
     )
 
 
-def describe_validation_error(error: ValidationError) -> str:
-    """One line for people: each field with what is wrong about it; values are not repeated."""
+def validated(model: type[_Model], document: object) -> _Model:
+    """A JSON document as a pydantic model.
+
+    Raises:
+        InvalidRequestError: One line that names every field that is wrong or unknown; values are not repeated.
+    """
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise InvalidRequestError(_describe(error)) from error
+
+
+def _describe(error: ValidationError) -> str:
     problems = [
         f"{'.'.join(str(part) for part in problem['loc']) or 'document'}: "
         + ("unknown field" if problem["type"] == "extra_forbidden" else problem["msg"])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from function.credentials import parse_credentials
 from function.errors import InvalidRequestError
 from function.http.responses import json_response, parse_json, read_body
-from function.job import describe_validation_error
+from function.job import validated
 from function.models.listing import list_models, model_folders, modern_folder
 from function.models.urls import is_url
 from function.sources import parse_source_url
@@ -50,7 +50,7 @@ def show(function: Function, _request: Request) -> Response:
 def download(function: Function, request: Request) -> Response:
     """Bring one model into the cache: 200 when it is there, or 202 at once, and the log says how it ended."""
     body = read_body(request, max_bytes=min(_MAX_BODY_BYTES, function.settings.max_body_bytes))
-    wanted = parse_download_request(parse_json(body))
+    wanted = validated(DownloadRequest, parse_json(body))
     reference = _reference(function, wanted)
     answer = {"url": wanted.url, "model_type": reference.folder, "filename": reference.filename}
     if not wanted.wait:
@@ -60,18 +60,6 @@ def download(function: Function, request: Request) -> Response:
     size_bytes = function.line.background.download(reference)
     duration = round(time.monotonic() - began, 3)
     return json_response({**answer, "status": "completed", "size": size_bytes, "duration": duration})
-
-
-def parse_download_request(document: object) -> DownloadRequest:
-    """Check a request body.
-
-    Raises:
-        InvalidRequestError: Naming every field that is wrong or unknown.
-    """
-    try:
-        return DownloadRequest.model_validate(document)
-    except ValidationError as error:
-        raise InvalidRequestError(describe_validation_error(error)) from error
 
 
 def _reference(function: Function, wanted: DownloadRequest) -> ModelRef:

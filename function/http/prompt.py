@@ -5,11 +5,10 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from function.errors import InvalidRequestError
 from function.http.responses import connection_of, json_response, parse_json, read_body
-from function.job import Job, JobResult, describe_validation_error, random_job_id
+from function.job import Job, JobResult, random_job_id, validated
 
 if TYPE_CHECKING:
     from flask import Request, Response
@@ -30,22 +29,10 @@ def run(function: Function, request: Request) -> Response:
     """Run one workflow to its end; nothing is stored, the answer carries every output file in base64."""
     with function.admitted():
         body = read_body(request, max_bytes=function.settings.max_body_bytes)
-        wanted = parse_prompt_request(parse_json(body))
+        wanted = validated(PromptRequest, parse_json(body))
         del body
         job = Job(job_id=random_job_id(), workflow=wanted.prompt, label=wanted.id, stored=False, interactive=True)
         return json_response(to_answer(job, function.handle(job, connection=connection_of(request))))
-
-
-def parse_prompt_request(document: object) -> PromptRequest:
-    """Check a request body.
-
-    Raises:
-        InvalidRequestError: Naming every field that is wrong or unknown.
-    """
-    try:
-        return PromptRequest.model_validate(document)
-    except ValidationError as error:
-        raise InvalidRequestError(describe_validation_error(error)) from error
 
 
 def to_answer(job: Job, result: JobResult) -> dict[str, Any]:

@@ -8,7 +8,9 @@ machine it may be: nothing is synced to the disk. The kernel's boot id tells, an
 from __future__ import annotations
 
 import json
+import uuid
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -121,9 +123,16 @@ def discard(part: Path) -> None:
     part.unlink(missing_ok=True)
 
 
-def read_boot_id() -> str:
-    """A name of this boot of the machine's kernel, the same in every container."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+@cache
+def read_boot_id(path: Path = Path("/proc/sys/kernel/random/boot_id")) -> str:
+    """A name of this boot of the machine's kernel, the same in every container.
+
+    A sandbox may hide it. Then every process counts as a boot of its own, and checks what others have written.
+    """
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return f"hidden-{uuid.uuid4().hex}"
 
 
 def crcs_in_order(header: Header, crcs: dict[int, int]) -> Iterable[tuple[int, int]]:

@@ -104,3 +104,10 @@ def test_checksum_is_written_as_s3_does() -> None:
 def test_boot_id_is_a_word() -> None:
     """The kernel's boot id is one line without its end."""
     assert len(read_boot_id().split()) == 1
+
+
+def test_a_hidden_boot_id_makes_a_boot_of_its_own(tmp_path: Path) -> None:
+    """A sandbox without the kernel's file works; nothing that another process wrote is trusted unchecked."""
+    hidden = read_boot_id(tmp_path / "none")
+    assert hidden == read_boot_id(tmp_path / "none")
+    assert hidden not in {read_boot_id(), read_boot_id(tmp_path / "other")}

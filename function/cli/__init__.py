@@ -1,36 +1,17 @@
-"""The `comfyfn` command. Each subcommand is imported when it is called, so that `serve` starts fast."""
+"""The `comfyfn` command."""
 
 from __future__ import annotations
 
-from importlib import import_module
-
-import click
-
-from function import __version__
-from function.errors import ComfyfnError
-
-_COMMANDS = ("serve", "run", "cache", "doctor")
+import sys
 
 
-class _LazyGroup(click.Group):
-    def list_commands(self, _context: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
-        if name not in _COMMANDS:
-            return None
-        command: click.Command = import_module(f"function.cli.{name}").command
-        return command
-
-    def invoke(self, context: click.Context) -> object:
-        """Say what is wrong in one line, without a stack trace."""
-        try:
-            return super().invoke(context)
-        except ComfyfnError as error:
-            raise click.ClickException(error.message) from error
-
-
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="comfyfn")
 def main() -> None:
-    """ComfyUI workflows as a serverless function."""
+    """Run the command line."""
+    if sys.argv[1:] == ["serve"]:  # a pod starts with it, and does not wait for the import of what it doesn't need
+        from function.server.run import serve  # noqa: PLC0415  (see above)
+
+        serve()
+    else:
+        from function.cli.commands import group  # noqa: PLC0415
+
+        group(prog_name="comfyfn")

@@ -2,4 +2,4 @@
 
 from function.cli import main
 
-main(prog_name="comfyfn")
+main()

@@ -13,16 +13,16 @@ from __future__ import annotations
 import ctypes
 import os
 import select
-import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1
+_SIGKILL = 9  # importing signal would take longer than everything else here
 _NOT_FOUND = 127
 
 
 def main(parent_pid: int, command: list[str]) -> int:
     """Become the command; returns only if that fails."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, _SIGKILL)
     parent = _open_process(parent_pid)
     if os.getppid() != parent_pid:  # it died before the kernel knew of us
         return 1
@@ -45,12 +45,14 @@ def _open_process(pid: int) -> int | None:
 
 def _guard(parent: int) -> None:
     """Wait until the parent is dead, then kill the whole group, this process included."""
+    import signal  # noqa: PLC0415  (only here, where nobody waits)
+
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the group is asked to stop by SIGTERM; the guard stays to the end
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):  # else the engine's log would not end with the engine
         os.dup2(nowhere, stream)
     select.select([parent], [], [])
-    os.killpg(0, signal.SIGKILL)
+    os.killpg(0, _SIGKILL)
 
 
 if __name__ == "__main__":

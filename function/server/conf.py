@@ -5,6 +5,7 @@ Read by gunicorn as `-c python:function.server.conf`; every name below is one of
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from function.logs import logging_config
@@ -37,6 +38,8 @@ loglevel = _settings.log_level.lower()
 logconfig_dict = logging_config(_settings.log_level)
 
 
+_SWITCH_SECONDS = 0.0005
+
 # gunicorn gives up a connection on which more than this is left unread, after having announced to keep it.
 _SMALL_BODY_BYTES = 65_536
 
@@ -50,5 +53,10 @@ def pre_request(_worker: Worker, request: Request) -> None:
 
 
 def post_fork(_server: Arbiter, _worker: Worker) -> None:
-    """Start the engine before the application is imported."""
+    """Start the engine before the application is imported.
+
+    The thread that starts it and asks whether it answers would wait 5 ms for the interpreter after each system call
+    while another thread imports modules.
+    """
+    sys.setswitchinterval(_SWITCH_SECONDS)
     engine_supervisor()

@@ -6,6 +6,7 @@ import errno
 import os
 
 _BLOCK_BYTES = 512  # the unit of st_blocks
+_WRITE_BYTES = 256 * 1024
 
 
 def lengthen(descriptor: int, size_bytes: int) -> None:
@@ -26,9 +27,12 @@ def lengthen(descriptor: int, size_bytes: int) -> None:
 def write_all(descriptor: int, chunk: memoryview, offset: int) -> None:
     """Write the whole chunk: a disk that fills up takes some of what it is given before it refuses.
 
+    In small pieces, which ext4 puts into small pages: the large ones that a megabyte at a time asks for are those that
+    a virtual machine has given back to its host, and getting them back took two thirds of the rate.
+
     Raises:
         OSError: The disk refused.
     """
     while chunk:
-        count = os.pwrite(descriptor, chunk, offset)
+        count = os.pwrite(descriptor, chunk[:_WRITE_BYTES], offset)
         chunk, offset = chunk[count:], offset + count

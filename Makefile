@@ -14,10 +14,11 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "comfyfn needs Python 3.11 or newer, this is " + sys.version.split()[0])'
 	@$(PYTHON) -m venv $(VENV)
 
-# An editable install without build isolation: nothing is installed that the lock file does not name.
+# Nothing is installed that the lock file does not name: no build isolation, and no resolving, because pip would look at the
+# newest release of what another package asks for with an extra (coverage[toml]) and refuse it for having no hash.
 define install
 	@echo "installing $(1)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $(1)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(1)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 endef

@@ -128,6 +128,13 @@ def _workflow_file(text: str) -> dict[str, Any] | None:
     raise ValueError("a JSON file with a workflow in ComfyUI's API format")
 
 
+def _http_url(text: str) -> str:
+    parts = urlsplit(text)
+    if text and (parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.fragment):
+        raise ValueError("a URL like http://broker-ingress.knative-eventing.svc.cluster.local/default/default")
+    return text
+
+
 def _model_keys(text: str) -> tuple[str, ...]:
     keys = tuple(key.strip() for key in text.split(",") if key.strip())
     if any("/" not in key or "://" in key for key in keys):
@@ -160,9 +167,10 @@ class Settings:
     host: str = _setting("HOST", str, "0.0.0.0", "Address the HTTP server listens on.")  # noqa: S104  (a container serves its network)
     engine: str = _setting(
         "ENGINE",
-        _choice("", "embedded", "comfyui"),
+        _choice("", "embedded", "comfyui", "none"),
         "",
-        "`comfyui` (runs CMD) or `embedded` (our own CPU engine); default: `comfyui` if CMD or COMFY_HOME is set.",
+        "`comfyui` (runs CMD), `embedded` (our own CPU engine) or `none` (the API service, which needs DISPATCH_URL);"
+        " default: `comfyui` if CMD or COMFY_HOME is set.",
     )
     command: tuple[str, ...] = _setting(
         "CMD", _command, "", "How ComfyUI starts, run in COMFY_HOME without a shell; default `python main.py`."
@@ -272,6 +280,23 @@ class Settings:
     deadline_seconds: int = _setting(
         "DEADLINE_SECONDS", _integer(1), "600", "How long a job may take from admission to stored result."
     )
+    lease_seconds: int = _setting(
+        "LEASE_SECONDS",
+        _integer(4, 3600),
+        "20",
+        "After how long without a sign of life of its pod another one may take a job; shorter than the sender's first"
+        " pause before it delivers again.",
+    )
+    dispatch_url: str = _setting(
+        "DISPATCH_URL",
+        _http_url,
+        "",
+        "Where asynchronous jobs are sent to be run: a broker or the GPU service; default: K_SINK, and outside Knative"
+        " this process itself.",
+    )
+    retention_days: int = _setting(
+        "RETENTION_DAYS", _integer(0), "0", "Days after which a job is deleted with its outputs; 0: never."
+    )
     allowed_nodes: tuple[str, ...] = _setting(
         "ALLOWED_NODES",
         _patterns,
@@ -295,6 +320,7 @@ class Settings:
     knative_service: str | None = _setting(
         "K_SERVICE", _optional, "", "Set by Knative; results in a local directory are then warned about."
     )
+    knative_sink: str = _setting("K_SINK", _http_url, "", "Set by Knative's SinkBinding; see DISPATCH_URL.")
     log_level: str = _setting("LOG_LEVEL", _log_level, "INFO", "DEBUG, INFO, WARNING or ERROR.")
 
 
@@ -339,4 +365,15 @@ def _with_derived_defaults(values: dict[str, Any]) -> dict[str, Any]:
         values[f"{name}_dir"] = values[f"{name}_dir"] or home / folder
     for name in ("models", "uploads", "results"):
         values[f"{name}_url"] = values[f"{name}_url"] or f"file://{values['data_dir']}/store/{name}"
+    values["dispatch_url"] = values["dispatch_url"] or values["knative_sink"] or _own_url(values)
+    if values["engine"] == "none" and not values["dispatch_url"]:
+        raise SettingsError("DISPATCH_URL='': expected the URL of the GPU service or a broker, as ENGINE is none")
     return values
+
+
+def _own_url(values: dict[str, Any]) -> str:
+    """This process, if nobody counts its requests from outside: Knative would end a pod that it thinks idle."""
+    if values["engine"] == "none" or values["knative_service"]:
+        return ""
+    host = "127.0.0.1" if values["host"] in {"0.0.0.0", "::"} else values["host"]  # noqa: S104  (compared, not bound)
+    return f"http://{f'[{host}]' if ':' in host else host}:{values['port']}/"

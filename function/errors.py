@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 
 class ComfyfnError(Exception):
@@ -43,6 +43,27 @@ class BodyTooLargeError(ComfyfnError):
 
     code = "body_too_large"
     status = 413
+
+
+class JobMissingError(ComfyfnError):
+    """There is no job of this id, or none any more."""
+
+    code = "job_missing"
+    status = 404
+
+
+class IdempotencyConflictError(ComfyfnError):
+    """An Idempotency-Key came again with another request."""
+
+    code = "idempotency_conflict"
+    status = 422
+
+
+class NotHereError(ComfyfnError):
+    """This service doesn't do that: it has no engine, or nowhere to send jobs to."""
+
+    code = "not_here"
+    status = 501
 
 
 class JobFailedError(ComfyfnError):
@@ -119,6 +140,12 @@ class InterruptedJobError(JobFailedError):
     code = "interrupted"
 
 
+class JobCancelledError(JobFailedError):
+    """Somebody cancelled the job."""
+
+    code = "cancelled"
+
+
 class DeadlineExceededError(JobFailedError):
     """The job's deadline passed while the engine executed it."""
 
@@ -143,6 +170,8 @@ class RetryableError(ComfyfnError):
     code = "unavailable"
     status = 503
     retryable = True
+    spends_attempt: ClassVar[bool] = False
+    """Whether an attempt that ends so is one of the few that a job has: when the job itself may be the reason."""
 
     def __init__(self, message: str, *, retry_after_seconds: int = 5, details: Mapping[str, Any] | None = None) -> None:
         super().__init__(message, details=details)
@@ -186,6 +215,7 @@ class EngineUnavailableError(RetryableError):
     """The engine did not start, died in mid-run or does not answer."""
 
     code = "engine_unavailable"
+    spends_attempt = True
 
 
 class StorageUnavailableError(RetryableError):
@@ -198,3 +228,16 @@ class SettingsError(ComfyfnError):
     """A setting has a value that is not allowed; the start stops with this one line."""
 
     code = "settings"
+
+
+def error_of(document: Mapping[str, Any]) -> ComfyfnError:
+    """The error that a manifest holds: `code`, `message`, and everything else as details."""
+    classes = {kind.code: kind for kind in _descendants(JobFailedError)}
+    details = {name: value for name, value in document.items() if name not in {"code", "message"}}
+    return classes.get(str(document["code"]), JobFailedError)(str(document["message"]), details=details)
+
+
+def _descendants(kind: type[JobFailedError]) -> Iterator[type[JobFailedError]]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from _descendants(below)

@@ -1,7 +1,8 @@
 """Input files of a job: brought from storage, or taken from the workflow itself, into a directory of the job's own.
 
 A media input of a workflow names an object under UPLOADS_URL, by its key (`cats/a.png`) or by its URL, or carries the
-file as a data URI. Nothing else is read: no path, no other bucket, no other scheme.
+file as a data URI. In the record of a job the latter are URLs of objects that are this job's own, `inputs/<job_id>/<n>`
+under RESULTS_URL. Nothing else is read: no path, no other bucket, no other scheme.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import mimetypes
 import re
 import shutil
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from function.errors import InputMissingError, InputRefusedError
-from function.storage.objects import ObjectMissingError
+from function.errors import InputMissingError, InputRefusedError, InvalidWorkflowError
+from function.storage.objects import ObjectMissingError, media_type_of
 from function.telemetry import Progress
-from function.workflow import Workflow, check_relative, literal_inputs, replace_inputs
+from function.workflow import Workflow, check_relative, literal_inputs, parse_workflow, replace_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,9 +40,35 @@ MEDIA_INPUTS = frozenset(
 _DATA_URI = re.compile(r"data:(?P<media_type>[\w.+-]+/[\w.+-]+)(?:;[\w=.-]+)*;base64,")
 
 
+def store_inline_inputs(workflow: object, job_id: str, results: ObjectStore) -> Any:  # noqa: ANN401  (perhaps no graph)
+    """The workflow with its data URIs as objects of the job; a graph that is none stays as it is, for others to refuse.
+
+    Raises:
+        InputRefusedError: A data URI is broken.
+    """
+    try:
+        graph = parse_workflow(workflow)
+    except InvalidWorkflowError:
+        return workflow
+    stored: dict[tuple[str, str], str] = {}
+    for number, (node_id, name, value) in enumerate(_media_inputs(graph)):
+        if value.startswith("data:"):
+            data, extension = _parse_data_uri(value, what=f"node {node_id}, input {name}")
+            key = f"{_own_prefix(job_id)}{number}{extension}"
+            results.put(key, data, media_type=media_type_of(key))
+            stored[node_id, name] = results.object_url(key)
+    return replace_inputs(graph, stored) if stored else workflow
+
+
 @contextmanager
 def staged_inputs(
-    workflow: Workflow, *, job_id: str, input_dir: Path, uploads: ObjectStore, on_progress: OnProgress
+    workflow: Workflow,
+    *,
+    job_id: str,
+    input_dir: Path,
+    uploads: ObjectStore,
+    results: ObjectStore,
+    on_progress: OnProgress,
 ) -> Iterator[Workflow]:
     """Put every input file of a workflow into INPUT_DIR/<job_id> and yield the graph that names them there.
 
@@ -51,11 +78,8 @@ def staged_inputs(
         InputMissingError: Naming node, input and URL.
         InputRefusedError: A name or URL points outside UPLOADS_URL, or a data URI is broken.
     """
-    wanted = [
-        (node_id, name, value)
-        for node_id, class_type, name, value in literal_inputs(workflow)
-        if (class_type, name) in MEDIA_INPUTS or value.startswith("data:")
-    ]
+    wanted = list(_media_inputs(workflow))
+    own_url = results.object_url(_own_prefix(job_id) + "x")[:-1]
     directory = input_dir / job_id
     staged: dict[tuple[str, str], str] = {}
     try:
@@ -64,23 +88,38 @@ def staged_inputs(
             what = f"node {node_id}, input {name}"
             if value.startswith("data:"):
                 filename = _write_data_uri(value, directory, number, what=what)
+            elif value.startswith(own_url):
+                key = value.removeprefix(own_url)
+                check_relative(key, what=what)
+                filename = _download(_own_prefix(job_id) + key, directory, results, filename=key, what=what)
             else:
-                filename = _download(value, directory, uploads, what=what)
+                key = _upload_key(value, uploads, what=what)
+                filename = _download(key, directory, uploads, filename=key, what=what)
             staged[node_id, name] = f"{job_id}/{filename}"
         yield replace_inputs(workflow, staged)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _download(value: str, directory: Path, uploads: ObjectStore, *, what: str) -> str:
-    key = _upload_key(value, uploads, what=what)
-    path = directory / key
+def _media_inputs(workflow: Workflow) -> Iterator[tuple[str, str, str]]:
+    """Every input that stands for a file: node id, input name, value."""
+    for node_id, class_type, name, value in literal_inputs(workflow):
+        if (class_type, name) in MEDIA_INPUTS or value.startswith("data:"):
+            yield node_id, name, value
+
+
+def _own_prefix(job_id: str) -> str:
+    return f"inputs/{job_id}/"
+
+
+def _download(key: str, directory: Path, store: ObjectStore, *, filename: str, what: str) -> str:
+    path = directory / filename
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        uploads.download(key, path, etag=uploads.head(key).etag)
+        store.download(key, path, etag=store.head(key).etag)
     except ObjectMissingError as error:
-        raise InputMissingError(f"{what}: no object {uploads.object_url(key)}; upload it first") from error
-    return key
+        raise InputMissingError(f"{what}: no object {store.object_url(key)}; upload it first") from error
+    return filename
 
 
 def _upload_key(value: str, uploads: ObjectStore, *, what: str) -> str:
@@ -92,6 +131,15 @@ def _upload_key(value: str, uploads: ObjectStore, *, what: str) -> str:
 
 
 def _write_data_uri(value: str, directory: Path, number: int, *, what: str) -> str:
+    data, extension = _parse_data_uri(value, what=what)
+    filename = f"inline-{number}{extension}"
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / filename).write_bytes(data)
+    return filename
+
+
+def _parse_data_uri(value: str, *, what: str) -> tuple[bytes, str]:
+    """The bytes of a data URI, and the extension of its media type."""
     head = _DATA_URI.match(value)
     if head is None:
         raise InputRefusedError(f"{what}: a data URI must look like data:image/png;base64,...")
@@ -99,7 +147,4 @@ def _write_data_uri(value: str, directory: Path, number: int, *, what: str) -> s
         data = base64.b64decode(value[head.end() :], validate=True)
     except binascii.Error as error:
         raise InputRefusedError(f"{what}: the data URI is not valid base64") from error
-    filename = f"inline-{number}{mimetypes.guess_extension(head['media_type']) or ''}"
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / filename).write_bytes(data)
-    return filename
+    return data, mimetypes.guess_extension(head["media_type"]) or ""

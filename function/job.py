@@ -6,11 +6,14 @@ import hashlib
 import re
 import uuid
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from function.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from function.errors import ComfyfnError
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -54,6 +57,10 @@ class Job:
         deadline_seconds: Time it may take from admission to stored result; None: the setting's.
         stored: Whether records, outputs and manifest go to RESULTS_URL; otherwise the caller gets the bytes.
         interactive: Whether somebody waits for the answer: such jobs get the GPU before the others.
+        asynchronous: Whether the sender was answered when the job was recorded, so that we must see it through.
+        webhook_url: Who is told of the end of an asynchronous job; "" for nobody.
+        request_sha256: Digest of the request behind an Idempotency-Key; "" without one.
+        created_at: When it was recorded, ISO 8601 in UTC; "" before that.
     """
 
     job_id: str
@@ -62,6 +69,10 @@ class Job:
     deadline_seconds: int | None = None
     stored: bool = True
     interactive: bool = False
+    asynchronous: bool = False
+    webhook_url: str = ""
+    request_sha256: str = ""
+    created_at: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +131,21 @@ class JobResult:
     texts: dict[str, list[str]] = field(default_factory=dict)
     error: dict[str, Any] | None = None
     timings: dict[str, float] = field(default_factory=dict)
+
+
+def failed_result(
+    job: Job, attempt: int, error: ComfyfnError, *, finished_at: str, timings: dict[str, float] | None = None
+) -> JobResult:
+    """The result of a job that ended with an error."""
+    return JobResult(
+        job_id=job.job_id,
+        status="failed",
+        attempt=attempt,
+        label=job.label,
+        finished_at=finished_at,
+        error={"code": error.code, "message": error.message, **error.details},
+        timings=timings or {},
+    )
 
 
 def parse_job_document(document: object, *, job_id: str) -> Job:

@@ -20,7 +20,9 @@ from function.errors import (
     ClientGoneError,
     ComfyfnError,
     DrainingError,
+    JobCancelledError,
     JobRunningError,
+    NotHereError,
     SettingsError,
     StorageUnavailableError,
 )
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from function.config import Settings
     from function.engine.supervisor import Supervisor
     from function.job import Job, JobResult
+    from function.jobs.service import Jobs
     from function.pipeline import Line
 
 _log = logging.getLogger("comfyfn")
@@ -49,17 +52,18 @@ class Function:
 
     Args:
         settings: All settings.
-        supervisor: The engine's supervisor, which may have been started already.
+        supervisor: The engine's supervisor, which may have been started already; None: a service without an engine.
     """
 
-    def __init__(self, settings: Settings, supervisor: Supervisor) -> None:
+    def __init__(self, settings: Settings, supervisor: Supervisor | None) -> None:
         self.settings = settings
         self.admission = Admission(settings.admit_limit)
         self.metrics = Metrics()
         self._supervisor = supervisor
+        self._jobs: Future[Jobs] = Future()
         self._line: Future[Line] = Future()
-        self._progress: dict[str, Progress] = {}
-        self._progress_lock = threading.Lock()
+        self._tracked: dict[str, _Tracked] = {}
+        self._tracked_lock = threading.Lock()
         self._clients = ClientWatch()
         self._running = Cancellation()
         self._warm_up = WarmUp(self._run_warm_up) if settings.warmup_workflow else None
@@ -67,31 +71,41 @@ class Function:
 
     def start(self) -> None:
         """Start the engine unless it runs already, and begin to build what jobs need."""
-        self._supervisor.start()
+        if self._supervisor:
+            self._supervisor.start()
+            if self._warm_up:
+                self._warm_up.start(self._supervisor)
         self._clients.start()
-        if self._warm_up:
-            self._warm_up.start(self._supervisor)
         if self.settings.results_url.startswith("file:") and self.settings.knative_service:
             _log.warning("RESULTS_URL is %s: results are lost with this pod", self.settings.results_url)
-        threading.Thread(target=self._build_line, name="build-line", daemon=True).start()
+        threading.Thread(target=self._build, name="build", daemon=True).start()
 
-    def _build_line(self) -> None:
-        from function.pipeline import build_line  # noqa: PLC0415  (imports most of the function; see above)
+    def _build(self) -> None:
+        from function.pipeline import build_jobs, build_line  # noqa: PLC0415  (imports most of the function; see above)
         from function.storage import probe_create  # noqa: PLC0415
 
         try:
-            self._line.set_result(build_line(self.settings, self._supervisor, metrics=self.metrics))
-            self._begin_to_bring()
-            probe_create(self.line.results)
+            self._jobs.set_result(build_jobs(self.settings))
+            if self._supervisor:
+                self._line.set_result(build_line(self.settings, self._supervisor, self.jobs, metrics=self.metrics))
+                self._begin_to_bring()
+            self.jobs.start(sweeping=self._supervisor is None or not self.settings.knative_service)
+            probe_create(self.jobs.results)
         except StorageUnavailableError as error:
             _log.warning("results store: %s", error.message)
         except (SettingsError, OSError) as error:
             self._refusal = str(error)
             _log.error("no job can be taken: %s", error)
         finally:
-            if not self._line.done():
-                self._refusal = self._refusal or "the function could not be built; its log says why"
-                self._line.set_exception(StorageUnavailableError(self._refusal))
+            for part in (self._jobs, self._line):
+                if not part.done():
+                    part.set_exception(self._unbuilt())
+
+    def _unbuilt(self) -> ComfyfnError:
+        if self._jobs.done() and not self._supervisor:
+            return NotHereError("this service has no engine (ENGINE=none): send the job asynchronously")
+        self._refusal = self._refusal or "the function could not be built; its log says why"
+        return StorageUnavailableError(self._refusal)
 
     def _begin_to_bring(self) -> None:
         """Begin with what is wanted from the start, and have the transfer process ready for what the jobs want.
@@ -104,11 +118,23 @@ class Function:
         self.line.background.preload(self.settings.preload_models)
 
     @property
+    def jobs(self) -> Jobs:
+        """Jobs, whichever pod runs them; waits until they can be asked for.
+
+        Raises:
+            StorageUnavailableError: They can't, or the results store has no create-if-absent.
+        """
+        if self._refusal:
+            raise StorageUnavailableError(self._refusal)
+        return self._jobs.result(_BUILD_SECONDS)
+
+    @property
     def line(self) -> Line:
-        """What jobs run on; waits until it is built.
+        """What jobs run on here; waits until it is built.
 
         Raises:
             StorageUnavailableError: It can't be built, or the results store has no create-if-absent.
+            NotHereError: This service has no engine.
         """
         if self._refusal:
             raise StorageUnavailableError(self._refusal)
@@ -118,15 +144,17 @@ class Function:
         """Stop the engine and let the GPU go."""
         if self._warm_up:
             self._warm_up.stop()
-        self._supervisor.stop()
+        if self._supervisor:
+            self._supervisor.stop()
         self._clients.stop()
-        if self._built:
-            self._line.result().stop()
+        for part in (self._jobs, self._line):
+            if part.done() and not part.exception():
+                part.result().stop()
 
     @property
     def alive(self) -> bool:
         """Whether the process can do its work: nothing it needs is refused and the engine runs, even if it boots."""
-        return not self._refusal and self._supervisor.alive
+        return not self._refusal and (self._supervisor is None or self._supervisor.alive)
 
     @property
     def ready(self) -> bool:
@@ -143,7 +171,7 @@ class Function:
             return "shutting down"
         if lost := self._lost_gpus():
             return lost
-        if not self._supervisor.ready:
+        if self._supervisor and not self._supervisor.ready:
             return self._supervisor.last_error or "the engine is starting"
         return self._warm_up.problem if self._warm_up else ""
 
@@ -158,7 +186,26 @@ class Function:
         """Count a job from before its body is read until it is answered; see `Admission.admitted`."""
         return self.admission.admitted()
 
-    def handle(self, job: Job, *, connection: socket | None = None) -> JobResult:
+    def submit(self, job: Job) -> bool:
+        """Record an asynchronous job and send it on its way; say whether it is new.
+
+        What can be refused is refused before anything is recorded, so that the same Idempotency-Key may be used again.
+
+        Raises:
+            JobFailedError: The workflow can't run.
+            DrainingError: The pod is shutting down.
+        """
+        from function.workflow import parse_workflow  # noqa: PLC0415  (see above)
+
+        parse_workflow(job.workflow)
+        return self.jobs.submit(job)
+
+    @property
+    def has_engine(self) -> bool:
+        """Whether jobs can run here."""
+        return self._supervisor is not None
+
+    def handle(self, job: Job, *, connection: socket | None = None, recorded: bool = False) -> JobResult:
         """Run one admitted job; see `run_job` for what comes of it.
 
         A job whose client goes away while it waits for the GPU leaves the queue. One that runs is interrupted unless
@@ -167,32 +214,34 @@ class Function:
         Args:
             job: The job.
             connection: Where its client waits for the answer; None if that can't be watched.
+            recorded: Whether the job was submitted before.
 
         Raises:
             ClientGoneError: The client went away.
             JobRunningError: This process is running the same job.
             DrainingError: The pod is shutting down before the job started, or it could not end in time.
         """
-        with self._tracked(job):
-            return self._counted(job, connection)
+        with self._tracking(job) as tracked:
+            return self._counted(job, tracked, connection, recorded=recorded)
 
     @contextmanager
-    def _tracked(self, job: Job) -> Iterator[None]:
-        with self._progress_lock:
-            if job.job_id in self._progress:
+    def _tracking(self, job: Job) -> Iterator[_Tracked]:
+        tracked = _Tracked()
+        with self._tracked_lock:
+            if job.job_id in self._tracked:
                 raise JobRunningError(f"job {job.job_id} is running in this pod")
-            self._progress[job.job_id] = Progress("queued", 0.0)
+            self._tracked[job.job_id] = tracked
         try:
             with job_context(job.job_id):
-                yield
+                yield tracked
         finally:
-            del self._progress[job.job_id]
+            del self._tracked[job.job_id]
 
-    def _counted(self, job: Job, connection: socket | None) -> JobResult:
+    def _counted(self, job: Job, tracked: _Tracked, connection: socket | None, *, recorded: bool) -> JobResult:
         started = time.monotonic()
         outcome = "internal"
         try:
-            result = self._watched(job, started, connection)
+            result = self._recorded(job, tracked, started, connection, recorded=recorded)
             outcome = str(result.error["code"]) if result.error else "completed"
         except ComfyfnError as error:
             outcome = error.code
@@ -205,22 +254,36 @@ class Function:
             self.metrics.job_seconds.observe(seconds)
             _log.info("job ended", extra={"outcome": outcome, "seconds": round(seconds, 3)})
 
-    def _watched(self, job: Job, started: float, connection: socket | None) -> JobResult:
-        client = Cancellation()
+    def _recorded(
+        self, job: Job, tracked: _Tracked, started: float, connection: socket | None, *, recorded: bool
+    ) -> JobResult:
+        """Record a job that is stored; one that was there already may have its result, or its pod."""
+        new = job.stored and not recorded and self.jobs.submit(job)
+        if job.stored and not new and (result := self.jobs.records.standing(job.job_id)):
+            return result
+        try:
+            return self._watched(job, tracked, started, connection, new=new)
+        except JobCancelledError:
+            if job.stored and (result := self.jobs.records.result(job.job_id)):
+                return result
+            raise
 
+    def _watched(
+        self, job: Job, tracked: _Tracked, started: float, connection: socket | None, *, new: bool
+    ) -> JobResult:
         def on_gone() -> None:
-            client.cancel(ClientGoneError("the client closed the connection before the job had ended"))
+            tracked.waiting.cancel(ClientGoneError("the client closed the connection before the job had ended"))
             self.admission.look_again()
 
         with self._clients.watching(connection, on_gone):
-            return self._run(job, started, client)
+            return self._run(job, tracked, started, new=new)
 
-    def _run(self, job: Job, started: float, client: Cancellation) -> JobResult:
+    def _run(self, job: Job, tracked: _Tracked, started: float, *, new: bool) -> JobResult:
         limit = self.settings.deadline_seconds
         deadline = started + min(job.deadline_seconds or limit, limit)
 
         def on_progress(progress: Progress) -> None:
-            self._progress[job.job_id] = progress
+            tracked.progress = progress
 
         def on_position(before: int) -> None:
             on_progress(Progress("queued", 0.0, f"{before} before it"))
@@ -230,11 +293,11 @@ class Function:
             with suppress(ComfyfnError):  # the job says the same when its turn comes
                 line.prefetch(job)
         with self.admission.turn(
-            deadline=deadline, on_position=on_position, cancellation=client, interactive=job.interactive
+            deadline=deadline, on_position=on_position, cancellation=tracked.waiting, interactive=job.interactive
         ):
-            self._running = Cancellation() if job.stored else client
+            running = self._running = tracked.running = Cancellation() if job.stored else tracked.waiting
             try:
-                return line.run_job(job, deadline=deadline, cancellation=self._running, on_progress=on_progress)
+                return line.run_job(job, new=new, deadline=deadline, cancellation=running, on_progress=on_progress)
             finally:
                 line.engine.recycle()
 
@@ -242,12 +305,26 @@ class Function:
         from function.job import Job, random_job_id  # noqa: PLC0415  (imports pydantic; see above)
 
         job = Job(random_job_id(), self.settings.warmup_workflow or {}, label="warm-up", stored=False, interactive=True)
-        with self._tracked(job):
-            self._run(job, time.monotonic(), Cancellation())
+        with self._tracking(job) as tracked:
+            self._run(job, tracked, time.monotonic(), new=False)
+
+    def cancel(self, job_id: str) -> None:
+        """End a job wherever it is: one that another pod runs ends at that pod's next sign of life.
+
+        Raises:
+            JobMissingError: There is no such job.
+        """
+        self.jobs.records.cancel(job_id)
+        if tracked := self._tracked.get(job_id):
+            reason = JobCancelledError(f"job {job_id} was cancelled")
+            tracked.waiting.cancel(reason)
+            tracked.running.cancel(reason)
+            self.admission.look_again()
 
     def progress(self, job_id: str) -> Progress | None:
         """How far a job is that waits or runs in this process."""
-        return self._progress.get(job_id)
+        tracked = self._tracked.get(job_id)
+        return tracked.progress if tracked else None
 
     def drain(self) -> None:
         """Shut down in order: refuse jobs, send waiting ones away, give the running one DRAIN_SECONDS, then stop it."""
@@ -258,6 +335,15 @@ class Function:
         _log.warning("the running job did not end within DRAIN_SECONDS=%d", self.settings.drain_seconds)
         while not self.admission.wait_until_idle(_INTERRUPT_SECONDS):
             self._running.cancel(DrainingError("this pod shut down before the job could end"))
+
+
+class _Tracked:
+    """A job that this process has admitted."""
+
+    def __init__(self) -> None:
+        self.progress = Progress("queued", 0.0)
+        self.waiting = Cancellation()  # ends its wait for the GPU
+        self.running = Cancellation()  # ends its run
 
 
 def _stop_downloads(line: Future[Line]) -> None:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from function.engine.catalogue import NodeCatalogue, fingerprint
 from function.engine.command import engine_command
 from function.engine.engine import Engine
-from function.errors import JobFailedError
+from function.errors import JobFailedError, JobRunningError, RetryableError, StorageUnavailableError
 from function.gpu import NvmlReader
 from function.inputs import staged_inputs
-from function.job import Job, JobResult
-from function.jobs import MAX_ATTEMPTS, JobRecords, to_timestamp, utc_now
+from function.job import Job, JobResult, failed_result
+from function.jobs.dispatch import Dispatcher
+from function.jobs.lease import Lease
+from function.jobs.manifest import to_timestamp, utc_now
+from function.jobs.records import JobRecords
+from function.jobs.service import Jobs
+from function.jobs.sweep import Sweep
 from function.models.background import BackgroundModels
 from function.models.opening import open_models
 from function.models.references import localise_models, stamp_loaders
@@ -57,9 +64,11 @@ class Line:
     input_dir: Path
     output_dir: Path
 
-    def run_job(self, job: Job, *, deadline: float, cancellation: Cancellation, on_progress: OnProgress) -> JobResult:
+    def run_job(
+        self, job: Job, *, new: bool, deadline: float, cancellation: Cancellation, on_progress: OnProgress
+    ) -> JobResult:
         """Run one job that has the GPU; see the function of this name."""
-        return run_job(job, self, deadline=deadline, cancellation=cancellation, on_progress=on_progress)
+        return run_job(job, self, new=new, deadline=deadline, cancellation=cancellation, on_progress=on_progress)
 
     def prefetch(self, job: Job) -> None:
         """Begin to bring the models of a job that waits for the GPU.
@@ -77,16 +86,32 @@ class Line:
         self.gpus.stop()
 
 
-def build_line(settings: Settings, supervisor: Supervisor, *, metrics: Metrics) -> Line:
+def build_jobs(settings: Settings) -> Jobs:
+    """Build what every process knows of jobs, whether it runs them or not; nothing is started or asked."""
+    results = open_store(settings.results_url)
+    records = JobRecords(results, lease_seconds=settings.lease_seconds)
+    if not settings.dispatch_url:
+        return Jobs(records, results, dispatcher=None, sweep=None)
+    dispatcher = Dispatcher(
+        settings.dispatch_url,
+        records,
+        answer_seconds=settings.deadline_seconds + settings.lease_seconds,
+        on_ended=records.close,
+    )
+    retention = timedelta(days=settings.retention_days) if settings.retention_days else None
+    sweep = Sweep(records, dispatcher, on_ended=records.close, retention=retention)
+    return Jobs(records, results, dispatcher=dispatcher, sweep=sweep)
+
+
+def build_line(settings: Settings, supervisor: Supervisor, jobs: Jobs, *, metrics: Metrics) -> Line:
     """Build what jobs run on; nothing outside the process is touched but the model directory.
 
     Raises:
         OSError: The model directory can't be used.
     """
-    results = open_store(settings.results_url)
     models = open_models(settings, metrics=metrics)
     return Line(
-        records=JobRecords(results),
+        records=jobs.records,
         policy=_policy(settings),
         catalogue=_catalogue(settings, supervisor),
         lookup=models.lookup,
@@ -94,7 +119,7 @@ def build_line(settings: Settings, supervisor: Supervisor, *, metrics: Metrics) 
         fetcher=models.fetcher,
         background=BackgroundModels(models.lookup, models.cache, deadline_seconds=settings.deadline_seconds),
         uploads=open_store(settings.uploads_url),
-        results=results,
+        results=jobs.results,
         engine=Engine(
             supervisor,
             metrics=metrics,
@@ -144,15 +169,18 @@ class Stopwatch:
         return {**self.laps, "total": round(self._clock() - self._started, 3)}
 
 
-def run_job(job: Job, line: Line, *, deadline: float, cancellation: Cancellation, on_progress: OnProgress) -> JobResult:
+def run_job(
+    job: Job, line: Line, *, new: bool, deadline: float, cancellation: Cancellation, on_progress: OnProgress
+) -> JobResult:
     """Run one job that has the GPU, from its claim to its result.
 
     A stored job that can't succeed ends in a failed result with a manifest; of a job that stores nothing the error
-    is raised. A retryable error is raised always and leaves no manifest.
+    is raised. A retryable error is raised always and leaves no manifest; the attempt is handed back.
 
     Args:
         job: The job.
         line: What it runs on.
+        new: Whether the job was recorded by this very request.
         deadline: Monotonic seconds by which the engine must be done.
         cancellation: Ends the job with its reason until the engine is done.
         on_progress: Observer of its stages.
@@ -164,15 +192,37 @@ def run_job(job: Job, line: Line, *, deadline: float, cancellation: Cancellation
     watch = Stopwatch()
     if not job.stored:
         return _attempt(job, line, 1, watch, deadline=deadline, cancellation=cancellation, on_progress=on_progress)
-    attempt = MAX_ATTEMPTS
+    since = time.monotonic()
     try:
-        attempt = line.records.claim(job)
-        result = _attempt(
-            job, line, attempt, watch, deadline=deadline, cancellation=cancellation, on_progress=on_progress
-        )
+        claimed = line.records.claim(job.job_id, new=new)
     except JobFailedError as error:
-        result = _failed(job, attempt, error, watch)
-    return line.records.finish(result)
+        return line.records.fail(job.job_id, error)
+    if isinstance(claimed, JobResult):
+        return claimed
+    with Lease(line.records, job.job_id, claimed, cancellation=cancellation, since=since) as lease:
+
+        def on_both(progress: Progress) -> None:
+            lease.see(progress)
+            on_progress(progress)
+
+        try:
+            result = _attempt(
+                job, line, claimed, watch, deadline=deadline, cancellation=cancellation, on_progress=on_both
+            )
+        except JobFailedError as error:
+            finished_at = to_timestamp(utc_now())
+            result = failed_result(job, claimed, error, finished_at=finished_at, timings=watch.timings())
+        except RetryableError as error:
+            _hand_back(line, job, claimed, error)
+            raise
+        return line.records.finish(result)
+
+
+def _hand_back(line: Line, job: Job, attempt: int, error: RetryableError) -> None:
+    if isinstance(error, JobRunningError):  # it is not ours any more
+        return
+    with suppress(StorageUnavailableError):  # then the lease runs out
+        line.records.hand_back(job.job_id, attempt, error)
 
 
 def _attempt(
@@ -201,6 +251,7 @@ def _attempt(
                 job_id=job.job_id,
                 input_dir=line.input_dir,
                 uploads=line.uploads,
+                results=line.results,
                 on_progress=on_preparation,
             ) as staged,
             folder.removed_at_the_end(),
@@ -235,15 +286,3 @@ def _collector(
     if job.stored:
         return StoredOutputs(line.results, folder, attempt=attempt, on_progress=on_progress)
     return InlineOutputs(folder)
-
-
-def _failed(job: Job, attempt: int, error: JobFailedError, watch: Stopwatch) -> JobResult:
-    return JobResult(
-        job_id=job.job_id,
-        status="failed",
-        attempt=attempt,
-        label=job.label,
-        finished_at=to_timestamp(utc_now()),
-        error={"code": error.code, "message": error.message, **error.details},
-        timings=watch.timings(),
-    )

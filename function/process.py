@@ -26,9 +26,11 @@ def settings() -> Settings:
 
 
 @cache
-def engine_supervisor() -> Supervisor:
-    """The engine's supervisor, started."""
+def engine_supervisor() -> Supervisor | None:
+    """The engine's supervisor, started; None for a service without an engine."""
     configure_logging(settings().log_level)
+    if settings().engine == "none":
+        return None
     start_budget = None if settings().always_restart else START_BUDGET
     supervisor = Supervisor(engine_command(settings()), start_budget=start_budget)
     supervisor.start()

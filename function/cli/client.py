@@ -14,14 +14,14 @@ import urllib3
 from events import JOB_REQUESTED, to_structured
 from function.errors import ComfyfnError, EngineUnavailableError
 from function.job import derived_job_id
-from function.jobs import to_timestamp, utc_now
+from function.jobs.manifest import to_timestamp, utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 SOURCE = "/comfyfn/cli"
-_POLL_SECONDS = 0.05
+_POLL_SECONDS = 0.2
 _CHUNK_BYTES = 1024**2
 
 

@@ -19,7 +19,7 @@ from events import (
 from function.errors import InvalidRequestError
 from function.http.responses import connection_of, read_body, to_response
 from function.job import derived_job_id, parse_job_document
-from function.jobs import to_manifest
+from function.jobs.manifest import to_manifest
 
 if TYPE_CHECKING:
     from flask import Request, Response
@@ -42,10 +42,8 @@ def receive(function: Function, request: Request) -> Response:
         if event.type != JOB_REQUESTED:
             return to_response(b"", status=204)
         job_id = derived_job_id(event.source, event.id)
-        result = function.line.records.result(job_id)
-        if result is None:
-            job = parse_job_document(event.data, job_id=job_id)
-            result = function.handle(job, connection=connection_of(request))
+        job = parse_job_document(event.data, job_id=job_id)
+        result = function.handle(job, connection=connection_of(request))
     return _reply(result)
 
 

@@ -1,60 +1,101 @@
-"""What became of a job, and its files."""
+"""`/jobs`: submit, show, list and cancel jobs, from any pod."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from http import HTTPStatus
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
-from flask import Response
-from werkzeug.exceptions import NotFound
-
-from function.http.responses import json_response
-from function.job import JOB_ID
-from function.jobs import to_manifest
-from function.storage.objects import ObjectMissingError
+from function.errors import InvalidRequestError, JobMissingError
+from function.http.responses import json_response, parse_json, read_body
+from function.http.submitting import accepted, identify
+from function.job import JOB_ID, parse_job_document
+from function.jobs.manifest import to_manifest, to_timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from flask import Request, Response
 
-    from flask import Request
-
+    from function.jobs.service import JobStatus
     from function.lifecycle import Function
-    from function.storage.objects import ObjectInfo, ObjectStore
 
-LINK_SECONDS = 3600
-_CHUNK_BYTES = 1024**2
+_PAGE = 20
+_MAX_PAGE = 100
+
+
+def submit(function: Function, request: Request) -> Response:
+    """Record the job of a job document and answer 202 at once."""
+    with function.admitted():
+        body = read_body(request, max_bytes=function.settings.max_body_bytes)
+        job_id, digest = identify(request, body)
+        job = replace(parse_job_document(parse_json(body), job_id=job_id), asynchronous=True, request_sha256=digest)
+        function.submit(job)
+    return accepted(job)
 
 
 def show(function: Function, _request: Request, job_id: str) -> Response:
-    """Progress of a job that this pod runs, or the manifest of one that has ended."""
+    """One job, whichever pod runs it."""
+    return json_response(to_document(look(function, job_id)))
+
+
+def show_page(function: Function, request: Request) -> Response:
+    """Jobs, the newest first: `?limit=` of them, `?after=` the `next` of the page before, perhaps of one `?status=`.
+
+    A page is filtered after it was read, so that it may hold fewer than `limit` although `next` says that there are
+    more.
+    """
+    limit = _limit(request.args.get("limit", str(_PAGE)))
+    wanted = request.args.get("status", "")
+    found, following = function.jobs.page(function.progress, limit=limit, after=_after(request.args.get("after", "")))
+    documents = [to_document(status) for status in found]
+    shown = [document for document in documents if wanted in {"", document["status"]}]
+    return json_response({"jobs": shown, "next": following or None})
+
+
+def cancel(function: Function, _request: Request, job_id: str) -> Response:
+    """End a job: at once if no pod runs it, else at that pod's next sign of life; no effect on one that has ended."""
+    function.cancel(checked_id(job_id))
+    return json_response(to_document(look(function, job_id)))
+
+
+def look(function: Function, job_id: str) -> JobStatus:
+    """The status of a job, as of now if this pod has it, else as of its pod's last sign of life.
+
+    Raises:
+        JobMissingError: There is no such job.
+    """
+    return function.jobs.status(checked_id(job_id), near=function.progress(job_id))
+
+
+def to_document(status: JobStatus) -> dict[str, Any]:
+    """The JSON form of a job's status."""
+    return {
+        "job_id": status.job_id,
+        "status": status.status,
+        "created_at": to_timestamp(status.created_at),
+        "attempts": status.attempts,
+        "progress": asdict(status.progress) if status.progress else None,
+        "queue_position": status.queue_position,
+        "result": to_manifest(status.result) if status.result else None,
+    }
+
+
+def checked_id(job_id: str) -> str:
+    """The id if it can be one: ids are parts of keys.
+
+    Raises:
+        JobMissingError: It can't.
+    """
     if not JOB_ID.fullmatch(job_id):
-        raise NotFound
-    progress = function.progress(job_id)
-    if progress is not None:
-        status = "queued" if progress.stage == "queued" else "running"
-        return json_response({"job_id": job_id, "status": status, "progress": asdict(progress)})
-    result = function.line.records.result(job_id)
-    if result is None:
-        raise NotFound
-    return json_response(to_manifest(result))
+        raise JobMissingError("there is no such job: ids have 32 hexadecimal digits")
+    return job_id
 
 
-def fetch_output(function: Function, _request: Request, key: str) -> Response:
-    """One stored output file: redirected to S3 with a link that expires, or streamed from a local directory."""
-    store, key = function.line.results, f"outputs/{key}"
-    try:
-        info = store.head(key)
-    except ObjectMissingError as error:
-        raise NotFound from error
-    link = store.presign(key, expires_seconds=LINK_SECONDS)
-    if "://" in link:
-        return Response(status=HTTPStatus.FOUND, headers={"Location": link})
-    response = Response(_chunks(store, info), mimetype=info.media_type)
-    response.content_length = info.size_bytes
-    return response
+def _limit(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _MAX_PAGE:
+        raise InvalidRequestError(f"limit: expected a whole number from 1 to {_MAX_PAGE}")
+    return int(text)
 
 
-def _chunks(store: ObjectStore, info: ObjectInfo) -> Iterator[bytes]:
-    for start in range(0, info.size_bytes, _CHUNK_BYTES):
-        yield store.get_range(info.key, start, _CHUNK_BYTES, etag=info.etag)
+def _after(text: str) -> str:
+    if text and not JOB_ID.fullmatch(text.rpartition("-")[2]):
+        raise InvalidRequestError("after: expected the `next` of a page")
+    return text

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from function.errors import error_of
 from function.http.responses import connection_of, json_response, parse_json, read_body
-from function.job import Job, JobResult, random_job_id, validated
+from function.http.submitting import accepted, identify, wants_no_wait
+from function.job import Job, JobResult, validated
+from function.outputs.stored import with_data
 
 if TYPE_CHECKING:
     from flask import Request, Response
@@ -26,13 +30,44 @@ class PromptRequest(BaseModel):
 
 
 def run(function: Function, request: Request) -> Response:
-    """Run one workflow to its end; nothing is stored, the answer carries every output file in base64."""
+    """Run one workflow to its end; nothing is stored, the answer carries every output file in base64.
+
+    With `Prefer: respond-async` or an `Idempotency-Key` the job is stored.
+    """
     with function.admitted():
         body = read_body(request, max_bytes=function.settings.max_body_bytes)
         wanted = validated(PromptRequest, parse_json(body))
+        job_id, digest = identify(request, body)
         del body
-        job = Job(job_id=random_job_id(), workflow=wanted.prompt, label=wanted.id, stored=False, interactive=True)
-        return json_response(to_answer(job, function.handle(job, connection=connection_of(request))))
+        job = Job(
+            job_id=job_id,
+            workflow=wanted.prompt,
+            label=wanted.id,
+            stored=bool(digest),
+            interactive=True,
+            asynchronous=wants_no_wait(request),
+            request_sha256=digest,
+        )
+        if job.asynchronous:
+            job = replace(job, stored=True)
+            function.submit(job)
+            return accepted(job, id=job.label or job.job_id)
+        return json_response(to_answer(job, _ended(function, job, request)))
+
+
+def _ended(function: Function, job: Job, request: Request) -> JobResult:
+    """The job's result with the bytes of its files.
+
+    Raises:
+        ComfyfnError: It failed, now or when the same request came before.
+    """
+    result = function.handle(job, connection=connection_of(request))
+    if result.error:
+        raise error_of(result.error)
+    if not job.stored:
+        return result
+    store = function.jobs.results
+    return replace(result, outputs=tuple(with_data(store, result, output) for output in result.outputs))
 
 
 def to_answer(job: Job, result: JobResult) -> dict[str, Any]:

@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Self
 
-from function.errors import ComfyfnError, InputRefusedError
+from function.errors import ComfyfnError, InputRefusedError, StorageUnavailableError
 from function.outputs.files import describe, output_failure
-from function.storage.objects import media_type_of
+from function.storage.objects import ObjectMissingError, media_type_of
 from function.telemetry import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from function.engine.results import EngineFile
-    from function.job import Output
+    from function.job import JobResult, Output
     from function.outputs.files import OutputFolder
     from function.storage.objects import ObjectStore
     from function.telemetry import OnProgress
@@ -27,6 +27,24 @@ if TYPE_CHECKING:
 _log = logging.getLogger("comfyfn.outputs")
 
 _UPLOADS_AT_ONCE = 2
+
+
+def output_key(job_id: str, attempt: int, output: Output) -> str:
+    """The key of a stored output below RESULTS_URL."""
+    return "/".join(part for part in ("outputs", job_id, str(attempt), output.subfolder, output.filename) if part)
+
+
+def with_data(store: ObjectStore, result: JobResult, output: Output) -> Output:
+    """A stored output with its bytes.
+
+    Raises:
+        StorageUnavailableError: It can't be read, or is gone.
+    """
+    try:
+        key = output_key(result.job_id, result.attempt, output)
+        return replace(output, data=store.get(key, max_bytes=output.size_bytes))
+    except ObjectMissingError as error:
+        raise StorageUnavailableError(f"{output.url} is gone: its retention may be over") from error
 
 
 class StoredOutputs:

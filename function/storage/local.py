@@ -19,12 +19,14 @@ import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 from urllib.parse import quote
 
 from function.errors import InputRefusedError, StorageUnavailableError
 from function.storage.objects import (
+    Listing,
     ObjectChangedError,
     ObjectInfo,
     ObjectMissingError,
@@ -139,6 +141,12 @@ class LocalStore:
                     yield _describe(key, path.lstat(), etag="")
                 except FileNotFoundError:
                     continue  # deleted since its directory was read
+
+    def list_page(self, prefix: str = "", *, start_after: str = "", limit: int = 1000) -> Listing:
+        """The first of them, with the file system's time; read from the whole listing."""
+        taken_at = datetime.fromtimestamp(self._clock(), tz=UTC)
+        found = tuple(islice(self.list_objects(prefix, start_after=start_after), limit + 1))
+        return Listing(found[:limit], taken_at, complete=len(found) <= limit)
 
     def delete(self, key: str) -> None:
         """Remove one object and the directories that it leaves empty."""

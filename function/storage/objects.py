@@ -69,6 +69,21 @@ class ObjectInfo:
     crc64nvme: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Part of a store at one moment.
+
+    Attributes:
+        objects: In the order of their keys' UTF-8 bytes.
+        taken_at: When, by the clock that `ObjectInfo.modified_at` is of; full seconds on S3, rounded down.
+        complete: Whether there are no more.
+    """
+
+    objects: tuple[ObjectInfo, ...]
+    taken_at: datetime
+    complete: bool
+
+
 class RangeStream(Protocol):
     """The bytes of a range, in order."""
 
@@ -187,6 +202,16 @@ class ObjectStore(Protocol):
         Args:
             prefix: Any beginning of a key, not only whole segments.
             start_after: Leave out this key and everything before it.
+        """
+        ...
+
+    def list_page(self, prefix: str = "", *, start_after: str = "", limit: int = 1000) -> Listing:
+        """The first objects that `list_objects` would give, with the store's time, by one request.
+
+        Args:
+            prefix: As for `list_objects`.
+            start_after: As for `list_objects`.
+            limit: How many at most, up to a thousand.
         """
         ...
 

@@ -21,16 +21,17 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError, ResponseStreamingError
 
 from function.errors import InputRefusedError, StorageUnavailableError
-from function.storage.objects import MAX_KEY_BYTES, ObjectInfo, SizedReader, check_key, is_key
+from function.storage.objects import MAX_KEY_BYTES, Listing, ObjectInfo, SizedReader, check_key, is_key
 from function.storage.s3_errors import error_of_answer, error_of_failure
 from function.storage.s3_range import S3Stream, check_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import datetime
     from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef, PutObjectOutputTypeDef
+    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef, ListObjectsV2OutputTypeDef, PutObjectOutputTypeDef
 
     from function.storage.objects import OnBytes, RangeStream
 
@@ -200,11 +201,16 @@ class S3Store:
         with self._translated():
             paginator = self._client().get_paginator("list_objects_v2")
             for page in paginator.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix, StartAfter=after):
-                for item in page.get("Contents", ()):
-                    key = item["Key"].removeprefix(self._prefix)
-                    if is_key(key):
-                        modified_at = item["LastModified"].astimezone(UTC)
-                        yield ObjectInfo(key, item["Size"], item["ETag"].strip('"'), modified_at)
+                yield from self._parse_page(page)
+
+    def list_page(self, prefix: str = "", *, start_after: str = "", limit: int = 1000) -> Listing:
+        """The first of them, with the store's time."""
+        after = self._prefix + start_after if start_after else ""
+        with self._translated():
+            page = self._client().list_objects_v2(
+                Bucket=self._bucket, Prefix=self._prefix + prefix, StartAfter=after, MaxKeys=limit
+            )
+        return Listing(tuple(self._parse_page(page)), _date_of(page), complete=not page["IsTruncated"])
 
     def delete(self, key: str) -> None:
         """Remove one object; on a versioned bucket its versions stay."""
@@ -242,6 +248,13 @@ class S3Store:
         if len(full.encode()) > MAX_KEY_BYTES:
             raise InputRefusedError(f"a key below {self.url} is longer than {MAX_KEY_BYTES} bytes with the prefix")
         return full
+
+    def _parse_page(self, page: ListObjectsV2OutputTypeDef) -> Iterator[ObjectInfo]:
+        for item in page.get("Contents", ()):
+            key = item["Key"].removeprefix(self._prefix)
+            if is_key(key):
+                modified_at = item["LastModified"].astimezone(UTC)
+                yield ObjectInfo(key, item["Size"], item["ETag"].strip('"'), modified_at)
 
     def _size_of(self, key: str, etag: str) -> int:
         head = self._client().head_object(Bucket=self._bucket, Key=self._full(key), IfMatch=f'"{etag}"')
@@ -357,13 +370,17 @@ def _parse_head(key: str, answer: HeadObjectOutputTypeDef) -> ObjectInfo:
     )
 
 
+def _date_of(answer: PutObjectOutputTypeDef | ListObjectsV2OutputTypeDef) -> datetime:
+    """An answer's Date: the clock that Last-Modified is of."""
+    return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+
+
 def _parse_put(key: str, answer: PutObjectOutputTypeDef, size_bytes: int, media_type: str) -> ObjectInfo:
-    """The answer to a PUT has no Last-Modified; its Date is the same clock."""
     return ObjectInfo(
         key=key,
         size_bytes=size_bytes,
         etag=answer["ETag"].strip('"'),
-        modified_at=parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]),
+        modified_at=_date_of(answer),
         media_type=media_type,
         version_id=answer.get("VersionId"),
     )

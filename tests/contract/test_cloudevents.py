@@ -15,7 +15,7 @@ from cloudevents.http import CloudEvent, from_http
 
 from events import JOB_COMPLETED, JOB_FAILED, JOB_REQUESTED, Event, parse_cloudevent, to_structured
 from function.job import JobDocument, JobResult, Output, derived_job_id, parse_job_document
-from function.jobs import parse_manifest, to_manifest
+from function.jobs.manifest import parse_manifest, to_manifest
 
 SCHEMAS = files("events") / "schemas"
 SAMPLES = files("events") / "samples"

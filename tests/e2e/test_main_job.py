@@ -50,7 +50,7 @@ def test_an_event_runs_its_workflow_and_the_reply_names_the_stored_outputs(funct
     assert (output["size_bytes"], output["sha256"]) == (len(stored), hashlib.sha256(stored).hexdigest())
     assert largest_difference(stored, upscaled_reference()) <= 1
     assert json.loads(function.result_path("e1").read_bytes()) == manifest
-    assert function.get(f"/jobs/{manifest['job_id']}").json == manifest
+    assert function.get(f"/jobs/{manifest['job_id']}").json["result"] == manifest
     assert function.get(f"/outputs/{manifest['job_id']}/1/c10_00001_.png").body == stored
 
 

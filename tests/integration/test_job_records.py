@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import json
 import threading
-from datetime import UTC, datetime
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
-from function.errors import JobPoisonedError, JobRunningError
+from function.errors import (
+    DrainingError,
+    EngineUnavailableError,
+    IdempotencyConflictError,
+    JobCancelledError,
+    JobMissingError,
+    JobPoisonedError,
+    JobRunningError,
+)
 from function.job import Job, JobResult, Output, random_job_id
-from function.jobs import MAX_ATTEMPTS, JobRecords, parse_manifest, to_manifest, to_timestamp
+from function.jobs.manifest import parse_manifest, to_manifest, to_timestamp
+from function.jobs.records import MAX_ATTEMPTS, JobRecords
+from function.telemetry import Progress
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from function.storage.objects import ObjectStore
@@ -50,45 +63,120 @@ def completed(job_id: str, attempt: int) -> JobResult:
     )
 
 
+def submitted(records: JobRecords, new: Job | None = None) -> str:
+    """The id of a job that was just recorded."""
+    recorded = new or job()
+    assert records.submit(recorded)
+    return recorded.job_id
+
+
+def test_a_job_is_recorded_once_without_the_queries_of_its_urls(store: ObjectStore) -> None:
+    """Submitting again changes nothing, and a token in a URL is not kept."""
+    records = JobRecords(store, clock=lambda: NOW)
+    secret = replace(job(), workflow={"1": {"class_type": "X", "inputs": {"url": "https://h/m.bin?token=secret"}}})
+    assert records.submit(secret)
+    assert not records.submit(replace(secret, label="other"))
+    loaded = records.load(secret.job_id)
+    assert (loaded.label, loaded.created_at) == ("mine", to_timestamp(NOW))
+    assert "secret" not in str(loaded.workflow)
+
+
+def test_an_unknown_job_is_a_clear_error(store: ObjectStore) -> None:
+    """Loading and cancelling say so; the state has no time of creation."""
+    records = JobRecords(store)
+    assert records.state("0" * 32).created_at is None
+    for use in (records.load, records.cancel):
+        with pytest.raises(JobMissingError, match="there is no job 0000"):
+            use("0" * 32)
+
+
 def test_a_claimed_job_has_no_result_until_it_is_finished(store: ObjectStore) -> None:
     """Status is derived from what is stored."""
-    records, new = JobRecords(store, clock=lambda: NOW), job()
-    assert records.result(new.job_id) is None
-    assert records.claim(new) == 1
-    assert records.result(new.job_id) is None
-    result = completed(new.job_id, 1)
-    assert records.finish(result) == result == records.result(new.job_id)
+    records = JobRecords(store, clock=lambda: NOW)
+    job_id = submitted(records)
+    assert records.claim(job_id, new=True) == 1
+    assert records.result(job_id) is None
+    result = completed(job_id, 1)
+    assert records.finish(result) == result == records.result(job_id)
+    assert records.claim(job_id) == result
+    assert records.standing(job_id) == result
 
 
-def test_the_first_result_counts(store: ObjectStore) -> None:
-    """A second attempt that ends later gets the first one's result."""
-    records, new = JobRecords(store), job()
-    first, second = (completed(new.job_id, records.claim(new)) for _ in range(2))
-    assert (first.attempt, second.attempt) == (1, 2)
-    assert records.finish(first) == first
-    assert records.finish(second) == first
+@pytest.mark.parametrize("new", [True, False])
+def test_a_job_that_is_held_can_not_be_claimed(store: ObjectStore, *, new: bool) -> None:
+    """The error says for how long to wait, which is the lease."""
+    records = JobRecords(store, lease_seconds=20)
+    job_id = submitted(records)
+    records.claim(job_id)
+    with pytest.raises(JobRunningError, match="another pod is at attempt 1") as caught:
+        records.claim(job_id, new=new)
+    assert 1 <= caught.value.retry_after_seconds <= 22
+    with pytest.raises(JobRunningError):
+        records.standing(job_id)
+
+
+def test_a_job_can_be_claimed_once_its_lease_is_over(store: ObjectStore) -> None:
+    """Its pod is dead, and the attempt counts."""
+    records = JobRecords(store, lease_seconds=1)
+    job_id = submitted(records)
+    assert records.claim(job_id) == 1
+    wait_until(lambda: records.state(job_id).live_attempt(1) is None, what="the end of the lease")
+    assert records.claim(job_id) == 2
+
+
+def test_a_beat_keeps_the_lease_and_says_how_far_the_job_is(store: ObjectStore) -> None:
+    """What is read is what was last said."""
+    records = JobRecords(store, lease_seconds=1)
+    job_id = submitted(records)
+    records.claim(job_id)
+    assert records.progress(records.state(job_id)) is None
+    until = time.monotonic() + 3
+    while time.monotonic() < until:
+        records.beat(job_id, 1, Progress("executing", 0.5, "KSampler"))
+        assert records.state(job_id).live_attempt(1)
+        time.sleep(0.1)
+    assert records.progress(records.state(job_id)) == Progress("executing", 0.5, "KSampler")
+
+
+def test_an_attempt_that_was_handed_back_leaves_the_job_to_the_next_at_once(store: ObjectStore) -> None:
+    """A pod that shuts down costs the job no attempt."""
+    records = JobRecords(store)
+    job_id = submitted(records)
+    for number in range(1, 2 * MAX_ATTEMPTS):
+        assert records.claim(job_id) == number
+        records.hand_back(job_id, number, DrainingError("shutting down"))
+    assert records.state(job_id).spent_attempts == 0
+    assert records.claim(job_id) == 2 * MAX_ATTEMPTS
 
 
 def test_a_job_is_poisoned_after_its_attempts(store: ObjectStore) -> None:
-    """Three attempts without a result are enough."""
-    records, new = JobRecords(store), job()
-    assert [records.claim(new) for _ in range(MAX_ATTEMPTS)] == [1, 2, 3]
-    with pytest.raises(JobPoisonedError, match="no result in 3 attempts"):
-        records.claim(new)
+    """Three attempts in which the engine died are enough."""
+    records = JobRecords(store)
+    job_id = submitted(records)
+    for number in range(1, MAX_ATTEMPTS + 1):
+        assert records.claim(job_id) == number
+        records.hand_back(job_id, number, EngineUnavailableError("it died"))
+    with pytest.raises(JobPoisonedError, match="no result in 3 attempts") as caught:
+        records.claim(job_id)
+    result = records.fail(job_id, caught.value)
+    assert result.error
+    assert (result.status, result.attempt, result.error["code"]) == ("failed", MAX_ATTEMPTS, "job_poisoned")
+    assert records.result(job_id) == result
 
 
-def test_of_claims_at_the_same_time_each_attempt_goes_to_one(store: ObjectStore) -> None:
-    """Whoever comes second is told that the job runs."""
-    records, new = JobRecords(store), job()
+def test_of_claims_at_the_same_time_one_wins(store: ObjectStore) -> None:
+    """All others are told that the job runs."""
+    records = JobRecords(store)
+    job_id = submitted(records)
     barrier = threading.Barrier(6)
-    attempts: list[int] = []
+    won: list[object] = []
     refused: list[str] = []
 
     def claim() -> None:
         barrier.wait()
         try:
-            attempts.append(records.claim(new))
-        except (JobRunningError, JobPoisonedError) as error:
+            won.append(records.claim(job_id, new=True))
+        except JobRunningError as error:
             refused.append(error.code)
 
     threads = [threading.Thread(target=claim) for _ in range(6)]
@@ -96,9 +184,116 @@ def test_of_claims_at_the_same_time_each_attempt_goes_to_one(store: ObjectStore)
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(attempts) == len(set(attempts))
-    assert sorted(attempts) == list(range(1, len(attempts) + 1))
-    assert len(attempts) + len(refused) == 6
+    assert (won, len(refused)) == ([1], 5)
+
+
+def test_the_first_result_counts(store: ObjectStore) -> None:
+    """An attempt that lost its lease and ends later gets the other one's result."""
+    records = JobRecords(store)
+    job_id = submitted(records)
+    first, second = completed(job_id, 1), completed(job_id, 2)
+    assert records.finish(second) == second
+    assert records.finish(first) == second
+
+
+def test_a_cancelled_job_that_nobody_holds_ends_at_once(store: ObjectStore) -> None:
+    """It has a failed result, and nobody can claim it any more."""
+    records = JobRecords(store)
+    job_id = submitted(records)
+    records.cancel(job_id)
+    result = records.result(job_id)
+    assert result
+    assert result.error
+    assert (result.status, result.error["code"]) == ("failed", "cancelled")
+    assert records.claim(job_id, new=True) == result
+    records.cancel(job_id)
+    assert records.result(job_id) == result
+
+
+def test_a_cancelled_job_that_is_held_is_left_to_its_holder(store: ObjectStore) -> None:
+    """The next one to claim it has to end it."""
+    records = JobRecords(store)
+    job_id = submitted(records)
+    records.claim(job_id)
+    records.cancel(job_id)
+    assert records.state(job_id).cancelled
+    assert records.result(job_id) is None
+    records.hand_back(job_id, 1, DrainingError("shutting down"))
+    with pytest.raises(JobCancelledError):
+        records.claim(job_id)
+
+
+def test_a_completed_job_can_not_be_cancelled(store: ObjectStore) -> None:
+    """Nothing changes."""
+    records = JobRecords(store)
+    job_id = submitted(records)
+    records.claim(job_id)
+    result = records.finish(completed(job_id, 1))
+    records.cancel(job_id)
+    assert not records.state(job_id).cancelled
+    assert records.result(job_id) == result
+
+
+def test_an_id_belongs_to_one_request(store: ObjectStore) -> None:
+    """The same key with another request is a conflict; the same request again is not."""
+    records = JobRecords(store)
+    first = replace(job(), request_sha256="aa")
+    assert records.submit(first)
+    assert not records.submit(first)
+    with pytest.raises(IdempotencyConflictError, match="choose a new key"):
+        records.submit(replace(first, request_sha256="bb"))
+
+
+def test_an_asynchronous_job_is_open_until_it_is_closed(store: ObjectStore) -> None:
+    """Also one whose recording was cut short after the job itself; not one that has ended."""
+    records = JobRecords(store)
+    new = replace(job(), asynchronous=True)
+    records.submit(new)
+    assert [info.key for info in records.open_jobs().objects] == [f"open/{new.job_id}"]
+    records.close(new.job_id)
+    assert not records.submit(new)
+    assert len(records.open_jobs().objects) == 1
+    records.close(new.job_id)
+    records.finish(completed(new.job_id, 1))
+    assert not records.submit(new)
+    assert records.open_jobs().objects == ()
+
+
+def test_jobs_are_listed_newest_first_page_by_page(store: ObjectStore) -> None:
+    """In the order of their times, whatever their ids."""
+    ids = []
+    for second in range(5):
+        records = JobRecords(store, clock=lambda second=second: NOW + timedelta(seconds=second))
+        ids.append(submitted(records))
+    pages, after = [], ""
+    while not pages or after:
+        page, after = records.newest(limit=2, after=after)
+        pages.append(page)
+    newest = ids[::-1]
+    assert pages == [newest[:2], newest[2:4], newest[4:]]
+
+
+def test_the_queue_position_counts_older_open_jobs(store: ObjectStore) -> None:
+    """Those that have ended, and those that nobody needs to see through, don't count."""
+    jobs = []
+    for second in range(4):
+        records = JobRecords(store, clock=lambda second=second: NOW + timedelta(seconds=second))
+        jobs.append(replace(job(), asynchronous=second != 1))
+        records.submit(jobs[-1])
+    records.close(jobs[0].job_id)
+    assert [records.queue_position(records.load(one.job_id)) for one in jobs[2:]] == [0, 1]
+
+
+def test_expired_jobs_leave_no_trace_and_younger_ones_stay(store: ObjectStore) -> None:
+    """Outputs, inputs, records and the index entry go together."""
+    old, young = (JobRecords(store, clock=lambda day=day: NOW + timedelta(days=day)) for day in (0, 8))
+    gone, kept = submitted(old, replace(job(), asynchronous=True)), submitted(young)
+    for job_id in (gone, kept):
+        store.put(f"outputs/{job_id}/1/a.png", b"x")
+        store.put(f"inputs/{job_id}/0.png", b"x")
+    assert young.expire(NOW + timedelta(days=1)) == 1
+    assert not [info.key for info in store.list_objects() if gone in info.key]
+    assert len([info.key for info in store.list_objects() if kept in info.key]) == 4
 
 
 def test_a_manifest_can_be_read_back_and_never_holds_bytes() -> None:

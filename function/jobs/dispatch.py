@@ -1,0 +1,136 @@
+"""Asynchronous jobs on their way to who runs them.
+
+A dispatch is one `dev.comfyfn.job.requested` that names a recorded job. A broker takes it at once and delivers it
+itself. A function answers when the job has ended; that request is held open meanwhile, because an open request is what
+Knative scales by and what keeps a pod alive.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import urllib3
+
+from events import JOB_REQUESTED, to_structured
+from function.errors import ComfyfnError
+from function.jobs.manifest import to_timestamp, utc_now
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from function.jobs.records import JobRecords
+
+_log = logging.getLogger("comfyfn.jobs")
+
+SOURCE = "/comfyfn"
+HELD_SECONDS = 15.0
+"""How often we say that we hold a job's request; who hears nothing three times may dispatch the job too."""
+
+_REQUESTS = 64  # held at a time; further jobs wait for one of them, marked as held all the same
+_CONNECT_SECONDS = 10.0
+_LONGEST_PAUSE_SECONDS = 30.0
+_TAKEN_OVER = frozenset({HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT})
+
+
+class Dispatcher:
+    """Sends recorded jobs to one URL, each until it has ended or somebody else answers for it.
+
+    Args:
+        url: A broker, or a function.
+        records: Where jobs are marked as held.
+        answer_seconds: How long a function may take to answer.
+        on_ended: Called with the id of a job that has ended.
+    """
+
+    def __init__(
+        self, url: str, records: JobRecords, *, answer_seconds: float, on_ended: Callable[[str], None]
+    ) -> None:
+        self._url = url
+        self._records = records
+        self._answer_seconds = answer_seconds
+        self._on_ended = on_ended
+        self._http = urllib3.PoolManager(
+            maxsize=_REQUESTS, retries=False, timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=answer_seconds)
+        )
+        self._pool = ThreadPoolExecutor(_REQUESTS, thread_name_prefix="dispatch")
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._held: set[str] = set()
+        self._keeper = threading.Thread(target=self._keep, name="dispatch-keeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin to mark what is held."""
+        self._keeper.start()
+
+    def stop(self) -> None:
+        """Let go of everything: the jobs stay open in storage, for the next sweep of any pod."""
+        self._stopped.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._http.clear()
+
+    def dispatch(self, job_id: str) -> None:
+        """See to it that a job is run; returns at once. A job that is held already stays as it is."""
+        with self._lock:
+            if self._stopped.is_set() or job_id in self._held:
+                return
+            self._held.add(job_id)
+            self._pool.submit(self._see_through, job_id)
+
+    def holds(self, job_id: str) -> bool:
+        """Whether this process is at it."""
+        return job_id in self._held
+
+    def _see_through(self, job_id: str) -> None:
+        try:
+            pause_seconds = 0.5
+            while not self._stopped.is_set() and not self._is_settled(job_id):
+                self._stopped.wait(pause_seconds)
+                pause_seconds = min(_LONGEST_PAUSE_SECONDS, pause_seconds * 2)
+        except ComfyfnError as error:  # of storage: the job is still open there
+            _log.warning("job %s: %s", job_id, error.message)
+        finally:
+            self._held.discard(job_id)
+
+    def _is_settled(self, job_id: str) -> bool:
+        """Send the job once; whether there is no more to do here."""
+        status = self._send(job_id)
+        if status in _TAKEN_OVER:
+            until = to_timestamp(utc_now() + timedelta(seconds=self._answer_seconds))
+            self._records.open(job_id, not_before=until)
+            return True
+        if status == HTTPStatus.OK or self._records.state(job_id).finished:
+            self._on_ended(job_id)
+            return True
+        return False
+
+    def _send(self, job_id: str) -> int:
+        headers, body = to_structured(
+            JOB_REQUESTED,
+            id=f"{job_id}.{uuid.uuid4().hex}",
+            source=SOURCE,
+            subject=job_id,
+            time=to_timestamp(utc_now()),
+            data={"job_id": job_id},
+        )
+        try:
+            answer = self._http.request("POST", self._url, body=body, headers=headers)
+        except urllib3.exceptions.HTTPError as error:
+            _log.warning("job %s: DISPATCH_URL does not answer (%s); it is sent again", job_id, type(error).__name__)
+            return 0
+        if answer.status >= HTTPStatus.BAD_REQUEST:
+            _log.info("job %s: DISPATCH_URL answered HTTP %d; it is sent again", job_id, answer.status)
+        return answer.status
+
+    def _keep(self) -> None:
+        while not self._stopped.wait(HELD_SECONDS):
+            for job_id in tuple(self._held):
+                try:
+                    self._records.open(job_id)
+                except ComfyfnError as error:
+                    _log.warning("job %s: %s", job_id, error.message)

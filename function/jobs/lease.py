@@ -1,0 +1,97 @@
+"""Holding a job: a beat in storage while it is worked on, and the end of the work when it no longer is ours."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Self
+
+from function.errors import ComfyfnError, JobCancelledError, JobRunningError, StorageUnavailableError
+from function.telemetry import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from function.cancellation import Cancellation
+    from function.jobs.records import JobRecords
+
+_log = logging.getLogger("comfyfn.jobs")
+
+_BEATS_PER_LEASE = 4
+_STOP_SECONDS = 1.0
+
+
+class Lease:
+    """Keeps one attempt alive in a thread of its own, as a context.
+
+    A beat is two requests: one PUT, and one LIST of the job's records, which shows a cancel and, should there be one,
+    another pod's result. The lease ends, by our own clock, `lease_seconds` after the last beat that succeeded *began*;
+    the store dated that beat later, so the work here has been told to end before any pod may take the job.
+
+    Args:
+        records: Where beats go.
+        job_id: The job.
+        attempt: The attempt that was claimed.
+        cancellation: Ends the work.
+        since: Monotonic seconds from before the attempt was claimed.
+        clock: Monotonic seconds, the clock of `cancellation`.
+    """
+
+    def __init__(
+        self,
+        records: JobRecords,
+        job_id: str,
+        attempt: int,
+        *,
+        cancellation: Cancellation,
+        since: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._records = records
+        self._job_id = job_id
+        self._attempt = attempt
+        self._cancellation = cancellation
+        self._clock = clock
+        self._progress = Progress("models", 0.0)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._extend(since)
+
+    def see(self, progress: Progress) -> None:
+        """What the next beat says."""
+        self._progress = progress
+
+    def __enter__(self) -> Self:
+        """Begin to beat."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Beat no more; a request that hangs is not waited for: what it may still write says nothing new."""
+        self._stopped.set()
+        self._thread.join(_STOP_SECONDS)
+
+    def _extend(self, since: float) -> None:
+        what = f"job {self._job_id}: storage took no sign of life in time; another pod may take the job"
+        self._cancellation.expire(since + self._records.lease_seconds, JobRunningError(what))
+
+    def _keep(self) -> None:
+        while not self._stopped.wait(self._records.lease_seconds / _BEATS_PER_LEASE):
+            began = self._clock()
+            try:
+                self._records.beat(self._job_id, self._attempt, self._progress)
+                self._extend(began)
+                self._look()
+            except StorageUnavailableError as error:
+                _log.warning("no sign of life: %s", error.message)
+
+    def _look(self) -> None:
+        state = self._records.state(self._job_id)
+        reason: ComfyfnError | None = None
+        if state.cancelled:
+            reason = JobCancelledError(f"job {self._job_id} was cancelled")
+        elif state.finished or state.next_attempt != self._attempt + 1:
+            reason = JobRunningError(f"job {self._job_id}: another pod has taken it", retry_after_seconds=1)
+        if reason:
+            self._cancellation.cancel(reason)

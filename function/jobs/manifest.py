@@ -1,0 +1,42 @@
+"""A job's records as bytes: the manifest, timestamps, JSON in one form."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from function.job import JobResult, Output
+
+MAX_MANIFEST_BYTES = 16 * 1024**2
+
+
+def utc_now() -> datetime:
+    """The wall clock that records are dated by."""
+    return datetime.now(UTC)
+
+
+def to_timestamp(moment: datetime) -> str:
+    """ISO 8601 in UTC with milliseconds and `Z`, as CloudEvents and JavaScript write it."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def to_manifest(result: JobResult) -> dict[str, Any]:
+    """The manifest of a result: its fields without the bytes that a caller may get inline."""
+    manifest = asdict(result)
+    for output in manifest["outputs"]:
+        del output["data"]
+    manifest["outputs"] = list(manifest["outputs"])
+    return manifest
+
+
+def parse_manifest(data: bytes) -> JobResult:
+    """Read a stored manifest; the inverse of `to_manifest`."""
+    manifest = json.loads(data)
+    return JobResult(**{**manifest, "outputs": tuple(Output(**output) for output in manifest["outputs"])})
+
+
+def to_json(document: object) -> bytes:
+    """A record: equal documents give equal bytes."""
+    return json.dumps(document, sort_keys=True, ensure_ascii=False).encode()

@@ -1,0 +1,173 @@
+"""Jobs as every pod sees them, whichever pod runs them."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from function.errors import InvalidRequestError, JobMissingError, NotHereError
+from function.inputs import store_inline_inputs
+from function.workflow import without_url_queries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from function.job import Job, JobResult
+    from function.jobs.dispatch import Dispatcher
+    from function.jobs.records import JobRecords
+    from function.jobs.state import JobState
+    from function.jobs.sweep import Sweep
+    from function.storage.objects import ObjectStore
+    from function.telemetry import Progress
+
+_LOOKS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """One job at one moment.
+
+    Attributes:
+        job_id: The job.
+        created_at: When it was recorded, by the store's clock.
+        status: `queued`, `running`, `cancelling`, `completed` or `failed`; derived, never stored.
+        attempts: How many were begun.
+        progress: As of its pod's last sign of life, or as of now in its pod; None before that.
+        queue_position: Older jobs that are open, of a queued asynchronous job; else None.
+        result: Of a job that has ended.
+    """
+
+    job_id: str
+    created_at: datetime
+    status: str
+    attempts: int
+    progress: Progress | None = None
+    queue_position: int | None = None
+    result: JobResult | None = None
+
+    def seen(self, near: Progress) -> JobStatus:
+        """The same job as its own pod sees it."""
+        word = "queued" if near.stage == "queued" else "running"
+        return replace(self, status="cancelling" if self.status == "cancelling" else word, progress=near)
+
+
+class Jobs:
+    """Submits jobs, tells of them, cancels them.
+
+    Args:
+        records: Their records.
+        results: Where RESULTS_URL points; files that come inside a workflow are stored there.
+        dispatcher: Sends asynchronous jobs to who runs them; None: there is nobody to send them to.
+        sweep: Looks after open jobs; None exactly where there is no dispatcher.
+    """
+
+    def __init__(
+        self, records: JobRecords, results: ObjectStore, *, dispatcher: Dispatcher | None, sweep: Sweep | None
+    ) -> None:
+        self.records = records
+        self.results = results
+        self._dispatcher = dispatcher
+        self._sweep = sweep
+
+    def start(self, *, sweeping: bool) -> None:
+        """Begin to see asynchronous jobs through.
+
+        Args:
+            sweeping: Whether to sweep at intervals. A pod that may be scaled to zero is swept by events instead.
+        """
+        if self._dispatcher:
+            self._dispatcher.start()
+        if self._sweep and sweeping:
+            self._sweep.start()
+
+    def stop(self) -> None:
+        """Leave what is open to other pods, or to the next start."""
+        if self._sweep:
+            self._sweep.stop()
+        if self._dispatcher:
+            self._dispatcher.stop()
+
+    def submit(self, job: Job) -> bool:
+        """Record a job, and send an asynchronous one on its way; say whether it is new.
+
+        Files inside its workflow go to storage first, so that any pod can run the job from its record.
+
+        Raises:
+            InvalidRequestError: An asynchronous job needs what its record may not hold.
+            NotHereError: It is asynchronous, and there is nobody to send it to.
+            IdempotencyConflictError: Its id belongs to another request.
+        """
+        if job.asynchronous:
+            self._refuse_unrunnable(job)
+        workflow = store_inline_inputs(job.workflow, job.job_id, self.results)
+        new = self.records.submit(replace(job, workflow=workflow))
+        if job.asynchronous and self._dispatcher:
+            self._dispatcher.dispatch(job.job_id)
+        return new
+
+    def _refuse_unrunnable(self, job: Job) -> None:
+        if self._dispatcher is None:
+            raise NotHereError("asynchronous jobs need somebody to send them to: set DISPATCH_URL")
+        if without_url_queries(job.workflow) != job.workflow:
+            raise InvalidRequestError(
+                "workflow: an asynchronous job is kept in storage, and the query of a URL may be a secret: "
+                "leave it out, or put the host's credentials into MODEL_URL_CREDENTIALS"
+            )
+
+    def ended(self, job_id: str) -> None:
+        """A job has ended, as an event says: see it off if it is open."""
+        if self._dispatcher and self.records.result(job_id):
+            self.records.close(job_id)
+
+    def sweep(self) -> None:
+        """Look after the open jobs once."""
+        if self._sweep:
+            self._sweep.run()
+
+    def status(self, job_id: str, *, near: Progress | None = None) -> JobStatus:
+        """How a job is doing, whichever pod runs it.
+
+        Args:
+            job_id: The job.
+            near: How far it is, if it waits or runs in this process; nobody knows better.
+
+        Raises:
+            JobMissingError: There is no such job.
+        """
+        state = self.records.state(job_id)
+        if state.created_at is None:
+            raise JobMissingError(f"there is no job {job_id}")
+        status = JobStatus(job_id, state.created_at, self._word(state), len(state.attempts))
+        if state.finished and (result := self.records.result(job_id)):
+            return replace(status, status=result.status, result=result)
+        if near:
+            return status.seen(near)
+        if status.status == "queued":
+            return replace(status, queue_position=self._queue_position(job_id))
+        return replace(status, progress=self.records.progress(state))
+
+    def _word(self, state: JobState) -> str:
+        if state.cancelled:
+            return "cancelling"
+        return "running" if state.live_attempt(self.records.lease_seconds) else "queued"
+
+    def _queue_position(self, job_id: str) -> int | None:
+        job = self.records.load(job_id)
+        return self.records.queue_position(job) if job.asynchronous else None
+
+    def page(
+        self, near: Callable[[str], Progress | None], *, limit: int, after: str = ""
+    ) -> tuple[list[JobStatus], str]:
+        """Jobs, the newest first, and what to pass as `after` for the next ones ("": there are none)."""
+        ids, following = self.records.newest(limit=limit, after=after)
+        with ThreadPoolExecutor(_LOOKS_AT_ONCE, thread_name_prefix="jobs-page") as pool:
+            found = list(pool.map(lambda job_id: self._status_or_none(job_id, near(job_id)), ids))
+        return [status for status in found if status], following
+
+    def _status_or_none(self, job_id: str, near: Progress | None) -> JobStatus | None:
+        try:
+            return self.status(job_id, near=near)
+        except JobMissingError:  # it expires just now
+            return None

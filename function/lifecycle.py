@@ -249,10 +249,13 @@ class Function:
         else:
             return result
         finally:
-            seconds = time.monotonic() - started
-            self.metrics.jobs.labels(outcome=outcome).inc()
-            self.metrics.job_seconds.observe(seconds)
-            _log.info("job ended", extra={"outcome": outcome, "seconds": round(seconds, 3)})
+            if not tracked.is_replay:
+                self._count(outcome, time.monotonic() - started)
+
+    def _count(self, outcome: str, seconds: float) -> None:
+        self.metrics.jobs.labels(outcome=outcome).inc()
+        self.metrics.job_seconds.observe(seconds)
+        _log.info("job ended", extra={"outcome": outcome, "seconds": round(seconds, 3)})
 
     def _recorded(
         self, job: Job, tracked: _Tracked, started: float, connection: socket | None, *, recorded: bool
@@ -260,6 +263,7 @@ class Function:
         """Record a job that is stored; one that was there already may have its result, or its pod."""
         new = job.stored and not recorded and self.jobs.submit(job)
         if job.stored and not new and (result := self.jobs.records.standing(job.job_id)):
+            tracked.is_replay = True
             return result
         try:
             return self._watched(job, tracked, started, connection, new=new)
@@ -342,6 +346,7 @@ class _Tracked:
 
     def __init__(self) -> None:
         self.progress = Progress("queued", 0.0)
+        self.is_replay = False  # its result was there already
         self.waiting = Cancellation()  # ends its wait for the GPU
         self.running = Cancellation()  # ends its run
 

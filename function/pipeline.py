@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from function.engine.catalogue import NodeCatalogue, fingerprint
 from function.engine.command import engine_command
 from function.engine.engine import Engine
-from function.errors import JobFailedError, JobRunningError, RetryableError, StorageUnavailableError
+from function.errors import JobFailedError, RetryableError
 from function.gpu import NvmlReader
 from function.inputs import staged_inputs
 from function.job import Job, JobResult, failed_result
@@ -213,16 +212,9 @@ def run_job(
             finished_at = to_timestamp(utc_now())
             result = failed_result(job, claimed, error, finished_at=finished_at, timings=watch.timings())
         except RetryableError as error:
-            _hand_back(line, job, claimed, error)
+            lease.hand_back(error)
             raise
         return line.records.finish(result)
-
-
-def _hand_back(line: Line, job: Job, attempt: int, error: RetryableError) -> None:
-    if isinstance(error, JobRunningError):  # it is not ours any more
-        return
-    with suppress(StorageUnavailableError):  # then the lease runs out
-        line.records.hand_back(job.job_id, attempt, error)
 
 
 def _attempt(

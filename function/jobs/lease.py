@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from function.cancellation import Cancellation
+    from function.errors import RetryableError
     from function.jobs.records import JobRecords
 
 _log = logging.getLogger("comfyfn.jobs")
 
 _BEATS_PER_LEASE = 4
-_STOP_SECONDS = 1.0
+_STOP_SECONDS = 5.0
+_RETRY_SECONDS = 1.0
 
 
 class Lease:
@@ -55,6 +57,7 @@ class Lease:
         self._clock = clock
         self._progress = Progress("models", 0.0)
         self._stopped = threading.Event()
+        self._returned: RetryableError | None = None
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._extend(since)
 
@@ -66,6 +69,13 @@ class Lease:
         """Begin to beat."""
         self._thread.start()
         return self
+
+    def hand_back(self, error: RetryableError) -> None:
+        """Leave the job to whoever comes next, from the end of the context on.
+
+        While storage is away this is tried again, but not waited for; it matters until the lease is over anyway.
+        """
+        self._returned = error
 
     def __exit__(self, *_: object) -> None:
         """Beat no more; a request that hangs is not waited for: what it may still write says nothing new."""
@@ -85,6 +95,19 @@ class Lease:
                 self._look()
             except StorageUnavailableError as error:
                 _log.warning("no sign of life: %s", error.message)
+        if self._returned and not isinstance(self._returned, JobRunningError):  # else it is ours no more
+            self._return(self._returned)
+
+    def _return(self, error: RetryableError) -> None:
+        give_up_at = self._clock() + self._records.lease_seconds
+        while self._clock() < give_up_at:
+            try:
+                self._records.hand_back(self._job_id, self._attempt, error)
+            except StorageUnavailableError as problem:
+                _log.warning("an attempt can't be handed back: %s", problem.message)
+                time.sleep(_RETRY_SECONDS)
+            else:
+                return
 
     def _look(self) -> None:
         state = self._records.state(self._job_id)

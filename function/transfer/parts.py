@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from function.storage.objects import SlowDownError, TransientStorageError
 from function.transfer.checksums import crc64nvme
 from function.transfer.disk import write_all
-from function.transfer.pace import MOST
+from function.transfer.pace import BUSY, MOST
 from function.transfer.patience import Patience
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES = 1024 * 1024
 _REPORT_SECONDS = 0.05
-_PARTS_IN_FLIGHT = 16  # few connections with long ranges, or many with short ones
+_PARTS_IN_FLIGHT = 8  # few connections with long ranges, or many with short ones
+_NICENESS = 5  # of a thread while the GPU works: whoever feeds it goes first
 
 
 @dataclass(slots=True)
@@ -128,6 +130,8 @@ class Parts:
         buffer = memoryview(bytearray(_CHUNK_BYTES))
         try:
             while claimed := self._claim():
+                if self._most() == BUSY:
+                    _step_back()
                 self._bring(claimed, buffer)
         except BaseException as error:  # noqa: BLE001  (raised again by the caller's thread)
             self._failure = self._failure or error
@@ -205,3 +209,8 @@ class Parts:
         with self._changed:
             self._missing.extendleft(reversed(parts))
             parts.clear()
+
+
+def _step_back() -> None:
+    """Lower this thread's priority, for as long as it lives: on Linux it is the thread's own."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

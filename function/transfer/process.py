@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from function.transfer.fetching import Fetcher
     from function.transfer.wire import Message
 
-_NICENESS = 5  # whoever feeds the GPU goes first
-
 
 class _Stopped(Exception):  # noqa: N818  (asked for, no error)
     """The function no longer wants this file."""
@@ -96,7 +94,6 @@ def main(*, part_bytes: int = PART_BYTES, stall_seconds: float = 10.0) -> None:
         stall_seconds: After how long without a byte a connection is given up.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the function decides
-    os.nice(_NICENESS)
     settings = read_settings(os.environ)
     open_plainly = partial(open_store, stall_seconds=stall_seconds, attempts=1)  # the fetcher repeats, and knows why
     rules = replace(fetch_rules(settings), read_seconds=stall_seconds)

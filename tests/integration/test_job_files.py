@@ -41,7 +41,9 @@ def load_image(value: Any, class_type: str = "LoadImage", name: str = "image") -
 
 def stage(workflow: Workflow, input_dir: Path, uploads: ObjectStore) -> AbstractContextManager[Workflow]:
     """Stage the inputs of a job called j1."""
-    return staged_inputs(workflow, job_id="j1", input_dir=input_dir, uploads=uploads, on_progress=ignore_progress)
+    return staged_inputs(
+        workflow, job_id="j1", input_dir=input_dir, uploads=uploads, results=uploads, on_progress=ignore_progress
+    )
 
 
 @pytest.mark.parametrize("suffix", ["", " [input]"])

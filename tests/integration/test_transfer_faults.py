@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -243,12 +244,16 @@ def test_a_lying_journal_is_found_out(wanted: Fetch, s3_server: S3Server) -> Non
     assert_brought(wanted)
 
 
-def test_busy_fetches_use_two_connections(wanted: Fetch, s3_server: S3Server) -> None:
-    """While the GPU works a fetch has no more than two answers on the way."""
-    with FaultyProxy(s3_server.endpoint_url) as proxy, through(proxy, s3_server) as fetcher:
-        fetcher.busy = True
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_slow_store_gets_more_connections_unless_the_gpu_works(
+    wanted: Fetch, s3_server: S3Server, *, busy: bool
+) -> None:
+    """While it works a fetch has no more than two answers on the way."""
+    slow = Fault("before", action=lambda: time.sleep(0.2))
+    with FaultyProxy(s3_server.endpoint_url, default=slow) as proxy, through(proxy, s3_server) as fetcher:
+        fetcher.busy = busy
         fetch(fetcher, wanted)
-    assert proxy.peak <= 2
+    assert (proxy.peak <= 2) == busy
     assert_brought(wanted)
 
 

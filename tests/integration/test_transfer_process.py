@@ -18,6 +18,7 @@ from function.storage.objects import ObjectChangedError, ObjectMissingError
 from function.transfer.client import FetcherProcess
 from function.transfer.fetching import Fetch, Fetched, journal_of
 from function.transfer.journal import Header, Journal, read_boot_id, read_journal
+from function.transfer.pace import BUSY
 from tests.support.faults import Fault, FaultyProxy
 from tests.support.processes import runs, wait_until
 
@@ -143,27 +144,29 @@ def test_caller_ends_a_fetch(proxy: FaultyProxy, wanted: Fetch) -> None:
 @pytest.mark.parametrize("after_bytes", [0, 1000, PART_BYTES + 1, 2 * PART_BYTES - 1])
 def test_killed_process_is_replaced(proxy: FaultyProxy, wanted: Fetch, after_bytes: int) -> None:
     """A fetch whose process is killed, wherever it was, goes on in another one that asks for the missing parts only."""
-    proxy.spoil([Fault("stall", after_bytes)] * 4)
+    proxy.spoil([Fault("stall", after_bytes)] * BUSY)
     told: list[int] = []
     with started() as fetcher, ThreadPoolExecutor(1) as pool:
+        fetcher.set_busy(True)  # else there would be more connections, as these are slow
         answer = pool.submit(fetcher.fetch, wanted, on_bytes=told.append)
-        had = 4 * (after_bytes // PART_BYTES)
-        wait_until(lambda: len(proxy.ranges) == 4 and len(finished_parts(wanted)) == had, what="four stalled ranges")
+        had = BUSY * (after_bytes // PART_BYTES)
+        wait_until(lambda: len(proxy.ranges) == BUSY and len(finished_parts(wanted)) == had, what="stalled ranges")
         kept = finished_parts(wanted)
         os.kill(fetcher.pid or 0, signal.SIGKILL)
         answer.result()
-    assert asked_parts(proxy, since=4) == set(range(17)) - kept
+    assert asked_parts(proxy, since=BUSY) == set(range(17)) - kept
     assert wanted.part.read_bytes() == CONTENT
     assert sum(told) == len(CONTENT)
 
 
 def test_process_killed_again_is_an_error(proxy: FaultyProxy, wanted: Fetch) -> None:
     """A second death during one fetch is given up in one line; the next fetch starts another process and succeeds."""
-    proxy.spoil([Fault("stall", PART_BYTES)] * 8)
+    proxy.spoil([Fault("stall", PART_BYTES)] * 2 * BUSY)
     with started() as fetcher, ThreadPoolExecutor(1) as pool:
+        fetcher.set_busy(True)
         answer = pool.submit(bring, fetcher, wanted)
         for deaths in (1, 2):
-            wait_until(lambda: len(proxy.ranges) == 4 * deaths, what="four stalled ranges")  # noqa: B023  (called here)
+            wait_until(lambda: len(proxy.ranges) == BUSY * deaths, what="stalled ranges")  # noqa: B023  (called here)
             os.kill(fetcher.pid or 0, signal.SIGKILL)
         with pytest.raises(StorageUnavailableError, match="died again"):
             answer.result()
@@ -229,12 +232,20 @@ def test_a_stalled_fetch_can_be_ended(proxy: FaultyProxy, wanted: Fetch) -> None
     assert wanted.part.read_bytes() == CONTENT
 
 
-def test_busy_reaches_the_process(proxy: FaultyProxy, wanted: Fetch) -> None:
-    """What is said of the GPU before the process starts holds for it."""
+@pytest.mark.parametrize("busy", [True, False])
+def test_threads_step_back_while_the_gpu_works(proxy: FaultyProxy, wanted: Fetch, *, busy: bool) -> None:
+    """What is said of the GPU before the process starts holds for it: threads that transfer have a lower priority."""
+    seen: set[int] = set()
     with started() as fetcher:
-        fetcher.set_busy(True)
+        fetcher.set_busy(busy)
+        proxy.spoil([Fault("before", action=lambda: seen.update(priorities(fetcher)))] * 4)
         bring(fetcher, wanted)
-    assert proxy.peak <= 2
+    assert (max(seen) > min(seen)) == busy
+
+
+def priorities(fetcher: FetcherProcess) -> set[int]:
+    """Niceness of the process's threads."""
+    return {os.getpriority(os.PRIO_PROCESS, int(task.name)) for task in Path(f"/proc/{fetcher.pid}/task").iterdir()}
 
 
 def test_full_disk(local_store: LocalStore, tmp_path: Path) -> None:

@@ -15,14 +15,14 @@ def run(pace: Pace, rates: list[float], *, start: float = 100.0, done: int = 1) 
 
 
 def test_fast_connections_stay_few() -> None:
-    """A store that fills the machine with four connections gets no more."""
+    """A store that fills the machine with the first connections gets no more."""
     pace = Pace()
     run(pace, [1e9] * 5)
     assert pace.limit == FIRST
 
 
 def test_slow_connections_become_many() -> None:
-    """Where each connection is capped, their number doubles up to the most."""
+    """Where each connection is capped, their number grows up to the most."""
     pace = Pace()
     limits = []
     now, done = run(pace, [])
@@ -33,11 +33,11 @@ def test_slow_connections_become_many() -> None:
     assert max(limits) == MOST
 
 
-def test_doubling_in_vain_is_taken_back() -> None:
-    """On a link that is full anyway, twice the connections are given up again, and not tried again soon."""
+def test_more_in_vain_is_taken_back() -> None:
+    """On a link that is full anyway, the additional connections are given up again, and not tried again soon."""
     pace = Pace()
     now, done = run(pace, [100e6])
-    assert pace.limit == 2 * FIRST
+    assert pace.limit == 4 * FIRST
     run(pace, [100e6] * 10, start=now, done=done)
     assert pace.limit == FIRST
 

@@ -2,13 +2,20 @@
 
 from events.cloudevent import parse_cloudevent, to_structured
 from events.event import JOB_COMPLETED, JOB_FAILED, JOB_REQUESTED, Event, MalformedEventError
+from events.triggers import Delivery, JobEnded, JobRequested, ObjectCreated, Tick, Trigger
 
 __all__ = [
     "JOB_COMPLETED",
     "JOB_FAILED",
     "JOB_REQUESTED",
+    "Delivery",
     "Event",
+    "JobEnded",
+    "JobRequested",
     "MalformedEventError",
+    "ObjectCreated",
+    "Tick",
+    "Trigger",
     "parse_cloudevent",
     "to_structured",
 ]

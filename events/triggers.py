@@ -46,7 +46,7 @@ class ObjectCreated:
 
     Attributes:
         bucket: Not empty, no control characters.
-        key: Decoded, not empty, no control characters, at most 1,024 bytes of UTF-8. Dots and slashes mean nothing in S3.
+        key: Decoded, not empty, no control characters, at most 1,024 bytes of UTF-8. It may hold `..`.
         version_id: "" if absent, and for the `null` version, which every upload of the key replaces.
         sequencer: As the sender wrote it; "" if absent.
         etag: Without quotes; "" if absent. That of a multipart upload ends in the number of its parts.

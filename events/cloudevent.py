@@ -9,26 +9,24 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import re
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from cloudevents.conversion import to_structured as sdk_to_structured
 from cloudevents.http import CloudEvent
 
 from events.event import Event, MalformedEventError
+from events.strict import parse_json, required, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 STRUCTURED = "application/cloudevents+json"
+BATCHED = "application/cloudevents-batch+json"
 
 _JSON_TYPE = re.compile(r"[^/]+/(?:[^/]+\+)?json")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
-# CloudEvents 1.0.2 section 3.1 forbids control characters and lone surrogates in attributes.
-_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def parse_cloudevent(headers: Mapping[str, str], body: bytes) -> Event:
@@ -43,19 +41,40 @@ def parse_cloudevent(headers: Mapping[str, str], body: bytes) -> Event:
     Raises:
         MalformedEventError: It is no CloudEvent 1.0, it is a batch, or its JSON is broken.
     """
-    fields = {name.lower(): value for name, value in headers.items()}
-    media_type = _media_type(fields.get("content-type", ""))
-    if media_type.startswith("application/cloudevents-batch"):
+    fields = lower_names(headers)
+    content_type = media_type(fields.get("content-type"))
+    if content_type.startswith("application/cloudevents-batch"):
         raise MalformedEventError("a batch of events is not supported: send one event per request")
-    if media_type == STRUCTURED:
-        return _parse_structured(body)
-    if media_type.startswith("application/cloudevents"):
+    if content_type == STRUCTURED:
+        return parse_document(parse_json(body, "the body"))
+    if content_type.startswith("application/cloudevents"):
         raise MalformedEventError(f"only {STRUCTURED} is supported in structured mode")
     if any(name.startswith("ce-") for name in fields):
         return _parse_binary(fields, body)
-    if media_type == "application/json":
-        return _parse_structured(body)
+    if content_type == "application/json":
+        return parse_document(parse_json(body, "the body"))
     raise MalformedEventError(f"not a CloudEvent: neither ce- headers nor a body of type {STRUCTURED}")
+
+
+def parse_document(document: object) -> Event:
+    """One event in the JSON format: the body in structured mode, an element of a batch, an event inside a message.
+
+    Raises:
+        MalformedEventError: It is no CloudEvent 1.0.
+    """
+    if not isinstance(document, dict) or "specversion" not in document:
+        raise MalformedEventError("not a CloudEvent: the body is not a JSON object with a specversion")
+    return _event(document, _structured_data(document))
+
+
+def lower_names(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers with their names in lower case."""
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def media_type(content_type: object) -> str:
+    """The type without its parameters, in lower case; "" for what is no text."""
+    return content_type.split(";")[0].strip().lower() if isinstance(content_type, str) else ""
 
 
 def to_structured(
@@ -103,16 +122,8 @@ def _sorted(data: Any) -> Any:  # noqa: ANN401  (any JSON value)
 
 def _parse_binary(fields: Mapping[str, str], body: bytes) -> Event:
     attributes = {name[3:]: _decode_header(name, value) for name, value in fields.items() if name.startswith("ce-")}
-    content_type = _media_type(fields.get("content-type", ""))
-    data = _parse_content(content_type, body) if body else None
+    data = _parse_content(media_type(fields.get("content-type")), body) if body else None
     return _event(attributes, data)
-
-
-def _parse_structured(body: bytes) -> Event:
-    document = _parse_json(body, "the body")
-    if not isinstance(document, dict) or "specversion" not in document:
-        raise MalformedEventError("not a CloudEvent: the body is not a JSON object with a specversion")
-    return _event(document, _structured_data(document))
 
 
 def _structured_data(document: Mapping[str, Any]) -> Any:  # noqa: ANN401  (whatever the sender put into the event)
@@ -125,42 +136,20 @@ def _structured_data(document: Mapping[str, Any]) -> Any:  # noqa: ANN401  (what
         content = base64.b64decode(encoded, validate=True)
     except (TypeError, ValueError) as error:
         raise MalformedEventError("data_base64 is not base64") from error
-    return _parse_content(_media_type(document.get("datacontenttype")), content)
+    return _parse_content(media_type(document.get("datacontenttype")), content)
 
 
 def _event(attributes: Mapping[str, Any], data: Any) -> Event:  # noqa: ANN401  (whatever the sender put into the event)
-    if _text(attributes, "specversion") != "1.0":
+    if text_of(attributes, "specversion", what="attribute") != "1.0":
         raise MalformedEventError("specversion must be 1.0")
     return Event(
-        id=_required(attributes, "id"),
-        source=_required(attributes, "source"),
-        type=_required(attributes, "type"),
-        subject=_text(attributes, "subject"),
-        time=_text(attributes, "time"),
+        id=required(attributes, "id", what="attribute"),
+        source=required(attributes, "source", what="attribute"),
+        type=required(attributes, "type", what="attribute"),
+        subject=text_of(attributes, "subject", what="attribute"),
+        time=text_of(attributes, "time", what="attribute"),
         data=data,
     )
-
-
-def _required(attributes: Mapping[str, Any], name: str) -> str:
-    value = _text(attributes, name)
-    if not value:
-        raise MalformedEventError(f"attribute {name} is missing or empty")
-    return value
-
-
-def _text(attributes: Mapping[str, Any], name: str) -> str:
-    value = attributes.get(name)
-    if value is None:  # JSON 2.2: null means absent
-        return ""
-    if not isinstance(value, str):
-        raise MalformedEventError(f"attribute {name} must be a string")
-    if _FORBIDDEN.search(value):
-        raise MalformedEventError(f"attribute {name} has a control character or half a surrogate pair")
-    return value
-
-
-def _media_type(content_type: object) -> str:
-    return content_type.split(";")[0].strip().lower() if isinstance(content_type, str) else ""
 
 
 def _decode_header(name: str, value: str) -> str:
@@ -176,28 +165,7 @@ def _decode_header(name: str, value: str) -> str:
         raise MalformedEventError(f"header {name} is not percent-encoded UTF-8") from error
 
 
-def _parse_content(media_type: str, content: bytes) -> Any:  # noqa: ANN401  (JSON, text or bytes)
-    if _JSON_TYPE.fullmatch(media_type):
-        return _parse_json(content, "data")
+def _parse_content(content_type: str, content: bytes) -> Any:  # noqa: ANN401  (JSON, text or bytes)
+    if _JSON_TYPE.fullmatch(content_type):
+        return parse_json(content, "data")
     return content
-
-
-def _parse_json(content: bytes, what: str) -> Any:  # noqa: ANN401  (any JSON value)
-    try:
-        value = json.loads(content, parse_constant=_refuse_constant, parse_float=_finite)
-        if _ESCAPED_SURROGATE.search(content):
-            json.dumps(value, ensure_ascii=False).encode()  # half a pair has no UTF-8 and would fail far from here
-    except (ValueError, RecursionError) as error:
-        raise MalformedEventError(f"{what} is not valid JSON") from error
-    return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError("a number beyond the range of a double")
-    return value

@@ -8,6 +8,7 @@ from typing import Any
 JOB_REQUESTED = "dev.comfyfn.job.requested"
 JOB_COMPLETED = "dev.comfyfn.job.completed"
 JOB_FAILED = "dev.comfyfn.job.failed"
+PING = "dev.knative.sources.ping"
 
 
 class MalformedEventError(Exception):

@@ -2,8 +2,8 @@
 
 Two connections to a store on the LAN may fill it, and more of them only cost CPU time (two cores, SeaweedFS: four take
 a fifth more per byte than two, for the same rate); S3 gives each some 80 MB/s, and only more of them help. Nothing
-tells the two apart but trying: there are four times as many while each is slow, and that is taken back when it brought
-little.
+tells the two apart but trying: where each is slow, all that are allowed are tried, and that is taken back when it
+brought little. In between there is nothing to gain: too many cost little, and each step costs a fetch its time.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ MOST = 16
 BUSY = 2
 
 _SLOW_BYTES_PER_SECOND = 120e6  # of one connection; below it more of them are tried
-_GROWTH = 4
-_WORTH = 1.1  # times the rate, for the more connections: too many cost little, too few cost most of the rate
+_WORTH = 1.1  # times the rate
 _WINDOW_SECONDS = 0.1
 _TRIAL_SECONDS = 0.25  # new connections take a moment to be as fast as the others
 _REST_SECONDS = 5.0
@@ -58,7 +57,7 @@ class Pace:
             self._take_back(now, limit_before)
         elif self._could_grow(rate) and now >= self._resting_until:
             self._before = rate, self.limit
-            self.limit = min(MOST, self.limit * _GROWTH) if self.limit >= FIRST else FIRST
+            self.limit = MOST if self.limit >= FIRST else FIRST
         else:
             self._before = 0.0, 0
 

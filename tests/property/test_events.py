@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,12 +16,25 @@ from tests.support.samples import INDEX, sample
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TEXTS = st.one_of(
-    st.sampled_from(
-        ["", "s3cret", "null", "\x00", "a\nb", "%FF", "%", "\ud800", "../../etc", "[]", "{}", "1e999", "é" * 600]
-    ),
-    st.text(),
-)
+HOSTILE = [
+    "",
+    "s3cret",
+    "null",
+    "\x00",
+    "a\nb",
+    "%FF",
+    "%",
+    "%00",
+    "a%0Ab",
+    "\ud800",
+    "../../etc",
+    "[]",
+    "{}",
+    "1e999",
+    "é" * 600,
+]
+WRONG = [None, True, 7, -1, 1.5, [], {}, [[]], {"a": {}}]
+TEXTS = st.sampled_from(HOSTILE) | st.text()
 LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), TEXTS)
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner), max_leaves=8)
 NAMES = st.sampled_from(
@@ -54,6 +68,26 @@ def mutate(value: Any, draw: Callable[[st.SearchStrategy[Any]], Any]) -> Any:
     return draw(st.just([value, value]) | st.just(json.dumps(value)) | VALUES)
 
 
+def names_in(value: Any) -> set[str]:
+    """The names of all members, also inside JSON that is kept as text."""
+    if isinstance(value, dict):
+        return set(value).union(*(names_in(inner) for inner in value.values()))
+    if isinstance(value, list):
+        return set().union(*(names_in(item) for item in value))
+    return names_in(json.loads(value)) if isinstance(value, str) and value[:1] in ("{", "[") else set()
+
+
+def swap(value: Any, name: str, other: object) -> Any:
+    """The value with another one in every member of the name, also inside JSON that is kept as text."""
+    if isinstance(value, dict):
+        return {key: other if key == name else swap(inner, name, other) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [swap(item, name, other) for item in value]
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        return json.dumps(swap(json.loads(value), name, other))
+    return value
+
+
 @st.composite
 def mutated(draw: Callable[[st.SearchStrategy[Any]], Any]) -> tuple[dict[str, str], bytes]:
     """A sample whose document, bytes or headers are changed."""
@@ -83,6 +117,8 @@ def check(delivery: Delivery) -> None:
             assert isinstance(trigger, JobRequested | JobEnded | Tick)
             texts = (trigger.source, trigger.id)
             assert all(texts)
+            data = getattr(trigger, "data", None)
+            assert isinstance(data, bytes) or json.dumps(data, ensure_ascii=False, allow_nan=False).encode()
         assert not any(ord(char) < 32 for text in texts for char in text)
         assert "".join(texts).encode().decode() == "".join(texts)
 
@@ -105,6 +141,21 @@ def test_a_changed_sample_is_read_or_refused(request: tuple[dict[str, str], byte
     else:
         assert len(result.splitlines()) == 1
         assert "s3cret" not in result
+
+
+@pytest.mark.parametrize("name", INDEX)
+def test_any_member_may_hold_anything(name: str) -> None:
+    """Each member of each sample with each hostile text and each wrong type: read or refused, and whole if read."""
+    request = sample(name)
+    content = json.loads(request.body)
+    for member in sorted(names_in(content)):
+        for other in (*HOSTILE, *WRONG):
+            result = outcome(request.headers, json.dumps(swap(content, member, other)).encode())
+            if isinstance(result, Delivery):
+                check(result)
+            else:
+                assert len(result.splitlines()) == 1
+                assert "s3cret" not in result
 
 
 @settings(max_examples=300, deadline=None)

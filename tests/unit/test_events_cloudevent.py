@@ -141,8 +141,18 @@ def test_half_a_surrogate_pair_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"{", b"\xff\xfe\xfd", b'{"a": NaN}', b'{"a": -Infinity}', b'{"a": 1e999}', b"[" * 100_000, b"1" * 5_000],
-    ids=["open", "not UTF-8", "NaN", "infinity", "too large", "too deep", "too many digits"],
+    [
+        b"{",
+        b"\xff\xfe\xfd",
+        b'"\xed\xa0\x80"',
+        '"\\ud800"'.encode("utf-16"),
+        b'{"a": NaN}',
+        b'{"a": -Infinity}',
+        b'{"a": 1e999}',
+        b"[" * 100_000,
+        b"1" * 5_000,
+    ],
+    ids=["open", "not UTF-8", "surrogate", "UTF-16", "NaN", "infinity", "too large", "too deep", "too many digits"],
 )
 def test_broken_json_data_is_refused(body: bytes) -> None:
     """A JSON content type promises JSON that can be read and written again."""

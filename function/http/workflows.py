@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from function.errors import InvalidRequestError
-from function.http.prompt import to_answer
-from function.http.responses import connection_of, json_response, parse_json, read_body
-from function.job import Job, random_job_id, validated
+from function.http.prompt import answer
+from function.http.responses import json_response, parse_json, read_body
+from function.http.submitting import identify, wants_no_wait
+from function.job import Job, validated
 from function.templates.template import to_json_schema
 
 if TYPE_CHECKING:
@@ -67,20 +68,21 @@ def show(function: Function, _request: Request, name: str) -> Response:
 
 
 def run(function: Function, request: Request, name: str) -> Response:
-    """Run a template to its end; the answer is that of `POST /prompt`, with every parameter's value in `input`."""
+    """Run a template as `POST /prompt` runs a workflow; the answer also has every parameter's value, in `input`."""
     with function.admitted():
         body = read_body(request, max_bytes=function.settings.max_body_bytes)
         wanted = validated(WorkflowRequest, parse_json(body))
+        job_id, digest = identify(request, body)
         del body
-        job_id = random_job_id()
         filled = function.templates.fill(name, wanted.parameters, job_id=job_id)
         job = Job(
             job_id=job_id,
             workflow=filled.workflow,
             label=wanted.id,
-            stored=False,
+            stored=bool(digest),
             interactive=True,
+            asynchronous=wants_no_wait(request),
+            request_sha256=digest,
             preloads=filled.preloads,
         )
-        result = function.handle(job, connection=connection_of(request))
-        return json_response({**to_answer(job, result), "input": filled.parameters})
+        return answer(function, request, job, input=filled.parameters)

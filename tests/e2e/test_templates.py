@@ -88,6 +88,33 @@ def test_a_random_parameter_is_told_and_can_be_sent_again(function: FunctionProc
     assert picture(again).tobytes() == picture(first).tobytes() != picture(second).tobytes()
 
 
+def test_the_same_call_with_an_idempotency_key_is_the_same_job(function: FunctionProcess) -> None:
+    """It is answered with the same picture, although its colour is a random one."""
+    calls = [function.post("/workflow/colours/plain", {"width": 3}, {"Idempotency-Key": "once"}) for _ in range(2)]
+    assert [call.status for call in calls] == [200, 200]
+    assert calls[0].json["input"] == calls[1].json["input"]
+    assert calls[0].json["images"] == calls[1].json["images"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/workflow/colours/plain", {"width": 7}),
+        ("/jobs", {"template": "colours/plain", "parameters": {"width": 7}}),
+    ],
+)
+def test_a_job_is_recorded_with_the_workflow_that_its_template_stands_for(
+    function: FunctionProcess, path: str, body: object
+) -> None:
+    """Whoever runs it later needs no template, also if that has been replaced meanwhile."""
+    answer = function.post(path, body, {"Prefer": "respond-async"})
+    assert answer.status == 202, answer.body
+    record = json.loads((function.store / "results" / "jobs" / answer.json["job_id"] / "job.json").read_bytes())
+    node = next(node for node in record["workflow"].values() if node["class_type"] == "EmptyImage")
+    assert node["inputs"]["width"] == 7
+    assert answer.json.get("input", {"colour": node["inputs"]["color"]})["colour"] == node["inputs"]["color"]
+
+
 @pytest.mark.parametrize(
     ("name", "body", "status", "code", "says"),
     [

@@ -221,6 +221,9 @@ class Settings:
     uploads_url: str = _setting(
         "UPLOADS_URL", parse_store_url, "", "Where input files come from; default `file://$DATA_DIR/store/uploads`."
     )
+    workflows_url: str = _setting(
+        "WORKFLOWS_URL", parse_store_url, "", "Where templates are; default `file://$DATA_DIR/store/workflows`."
+    )
     results_url: str = _setting(
         "RESULTS_URL",
         parse_store_url,
@@ -363,7 +366,7 @@ def _with_derived_defaults(values: dict[str, Any]) -> dict[str, Any]:
     for name in ("model", "input", "output"):
         folder = "models" if name == "model" else name
         values[f"{name}_dir"] = values[f"{name}_dir"] or home / folder
-    for name in ("models", "uploads", "results"):
+    for name in ("models", "uploads", "workflows", "results"):
         values[f"{name}_url"] = values[f"{name}_url"] or f"file://{values['data_dir']}/store/{name}"
     values["dispatch_url"] = values["dispatch_url"] or values["knative_sink"] or _own_url(values)
     if values["engine"] == "none" and not values["dispatch_url"]:

@@ -80,6 +80,23 @@ class InvalidWorkflowError(JobFailedError):
     status = 400
 
 
+class TemplateMissingError(JobFailedError):
+    """There is no template of this name under WORKFLOWS_URL.
+
+    Its status is for a name in a URL. A document that names it is an invalid request: brokers deliver again what is
+    answered 404.
+    """
+
+    code = "template_missing"
+    status = 404
+
+
+class TemplateInvalidError(JobFailedError):
+    """A template's file is wrong; who looks after WORKFLOWS_URL has to mend it."""
+
+    code = "template_invalid"
+
+
 class ModelMissingError(JobFailedError):
     """A model that the workflow names is neither in the cache nor in storage."""
 

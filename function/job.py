@@ -6,13 +6,16 @@ import hashlib
 import re
 import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
-from function.errors import InvalidRequestError
+from function.errors import InvalidRequestError, TemplateMissingError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from function.errors import ComfyfnError
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -37,13 +40,72 @@ def derived_job_id(*parts: str) -> str:
 class JobDocument(BaseModel):
     """What a caller sends: the data of `dev.comfyfn.job.requested`, an uploaded job document."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "oneOf": [{"required": ["workflow"]}, {"required": ["template"]}],
+            "dependentRequired": {"parameters": ["template"]},
+        },
+    )
 
-    workflow: dict[str, Any] = Field(description="The workflow in ComfyUI's API format: node id to node.")
+    workflow: dict[str, Any] = Field(
+        default_factory=dict, description="The workflow in ComfyUI's API format: node id to node."
+    )
+    template: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=256,
+            description="In place of a workflow: the name of a template under WORKFLOWS_URL.",
+        ),
+    ] = ""
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="Values of the template's parameters, by name."
+    )
     label: Annotated[str, Field(max_length=256, description="The caller's own name for the job; kept, not used.")] = ""
     deadline_seconds: Annotated[
         int | None, Field(ge=1, description="Time the job may take; default and upper limit: DEADLINE_SECONDS.")
     ] = None
+
+    @model_validator(mode="after")
+    def _check_source(self) -> JobDocument:
+        given = self.model_fields_set
+        if ("workflow" in given) == ("template" in given):
+            raise PydanticCustomError("source", "expected a workflow or the name of a template, one of the two")
+        if "parameters" in given and "workflow" in given:
+            raise PydanticCustomError("source", "parameters are a template's; set the inputs of the workflow itself")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class FilledTemplate:
+    """A template with values in it, ready to be a job.
+
+    Attributes:
+        workflow: The graph with the values.
+        parameters: Every value, defaults included.
+        preloads: Keys of models that must be there and that the graph does not name.
+    """
+
+    workflow: dict[str, Any]
+    parameters: dict[str, Any]
+    preloads: tuple[str, ...] = ()
+
+
+class Templates(Protocol):
+    """Templates by name."""
+
+    def fill(self, name: str, parameters: Mapping[str, Any], *, job_id: str) -> FilledTemplate:
+        """Put values into a template's workflow; the same job gets the same random ones.
+
+        Raises:
+            InvalidRequestError: A value that the template does not take, or one that is missing.
+            TemplateMissingError: There is no such template.
+            TemplateInvalidError: Its file is wrong.
+            StorageUnavailableError: Storage does not answer.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +123,7 @@ class Job:
         webhook_url: Who is told of the end of an asynchronous job; "" for nobody.
         request_sha256: Digest of the request behind an Idempotency-Key; "" without one.
         created_at: When it was recorded, ISO 8601 in UTC; "" before that.
+        preloads: Keys below MODELS_URL of models that must be there and that the graph does not name.
     """
 
     job_id: str
@@ -73,6 +136,7 @@ class Job:
     webhook_url: str = ""
     request_sha256: str = ""
     created_at: str = ""
+    preloads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,19 +212,30 @@ def failed_result(
     )
 
 
-def parse_job_document(document: object, *, job_id: str) -> Job:
-    """Build the job that a JSON document describes.
+def parse_job_document(document: object, *, job_id: str, templates: Templates) -> Job:
+    """Build the job that a JSON document describes; a template becomes the workflow that it stands for.
 
     Raises:
-        InvalidRequestError: One line that names every field that is wrong or unknown.
+        InvalidRequestError: One line that names every field that is wrong or unknown, or the missing template.
+        TemplateInvalidError: The template's file is wrong.
+        StorageUnavailableError: The template can't be read now.
     """
     parsed = validated(JobDocument, document)
+    filled = _fill(parsed, templates, job_id) if parsed.template else FilledTemplate(parsed.workflow, {})
     return Job(
         job_id=job_id,
-        workflow=parsed.workflow,
+        workflow=filled.workflow,
         label=parsed.label,
         deadline_seconds=parsed.deadline_seconds,
+        preloads=filled.preloads,
     )
+
+
+def _fill(parsed: JobDocument, templates: Templates, job_id: str) -> FilledTemplate:
+    try:
+        return templates.fill(parsed.template, parsed.parameters, job_id=job_id)
+    except TemplateMissingError as error:
+        raise InvalidRequestError(f"template: {error.message}") from error
 
 
 def validated(model: type[_Model], document: object) -> _Model:

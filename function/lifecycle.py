@@ -11,6 +11,7 @@ import threading
 import time
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from function.admission import Admission
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from function.job import Job, JobResult
     from function.jobs.service import Jobs
     from function.pipeline import Line
+    from function.templates.store import TemplateStore
 
 _log = logging.getLogger("comfyfn")
 
@@ -139,6 +141,14 @@ class Function:
         if self._refusal:
             raise StorageUnavailableError(self._refusal)
         return self._line.result(_BUILD_SECONDS)
+
+    @cached_property
+    def templates(self) -> TemplateStore:
+        """Templates by name; they need no engine."""
+        from function.storage import open_store  # noqa: PLC0415  (see above)
+        from function.templates.store import TemplateStore  # noqa: PLC0415
+
+        return TemplateStore(open_store(self.settings.workflows_url))
 
     def stop(self) -> None:
         """Stop the engine and let the GPU go."""

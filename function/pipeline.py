@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from function.engine.catalogue import NodeCatalogue, fingerprint
-from function.engine.command import engine_command
+from function.engine.catalogue import NodeCatalogue, open_catalogue
 from function.engine.engine import Engine
 from function.errors import JobFailedError, RetryableError
 from function.gpu import NvmlReader
@@ -75,7 +74,7 @@ class Line:
         Raises:
             JobFailedError, StorageUnavailableError: As the job will itself when its turn comes.
         """
-        self.models.prefetch(self.lookup.references(parse_workflow(job.workflow)))
+        self.models.prefetch(self.lookup.references(parse_workflow(job.workflow), job.preloads))
 
     def stop(self) -> None:
         """End what goes on beside jobs."""
@@ -142,9 +141,7 @@ def _policy(settings: Settings) -> Policy:
 
 
 def _catalogue(settings: Settings, supervisor: Supervisor) -> NodeCatalogue:
-    path = settings.data_dir / "engine" / "nodes.json"
-    catalogue = NodeCatalogue(path, fingerprint=fingerprint(engine_command(settings)))
-    catalogue.load()
+    catalogue = open_catalogue(settings)
     catalogue.follow(supervisor)
     return catalogue
 
@@ -233,7 +230,7 @@ def _attempt(
 
     workflow = parse_workflow(job.workflow)
     check_workflow(workflow, line.policy, line.catalogue.definitions)
-    references = line.lookup.references(workflow)
+    references = line.lookup.references(workflow, job.preloads)
     folder = OutputFolder(line.output_dir, job.job_id)
     with line.models.ensure(references, deadline=deadline, on_progress=on_preparation) as etags:
         watch.lap("models")

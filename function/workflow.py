@@ -120,16 +120,35 @@ def check_relative(name: str, *, what: str) -> None:
         raise InputRefusedError(f"{what}: {name!r} is not a relative file name inside its folder")
 
 
+def is_link(value: object) -> bool:
+    """Whether an input's value is the output of another node."""
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)  # noqa: PLR2004  (node and slot)
+
+
+def find_input(workflow: Workflow, path: str) -> tuple[str, str]:
+    """The node's id and the input's name that `3.seed` stands for; either may have dots of its own.
+
+    Raises:
+        InvalidWorkflowError: No such node or input.
+    """
+    parts = path.split(".")
+    places = [(".".join(parts[:end]), ".".join(parts[end:])) for end in range(1, len(parts))]
+    known = [(node_id, name) for node_id, name in places if node_id in workflow]
+    if not known:
+        node_id = path.rpartition(".")[0]
+        raise InvalidWorkflowError(f"{path}: no node {node_id!r}; the workflow has {', '.join(sorted(workflow))}")
+    for node_id, name in known:
+        if name in workflow[node_id]["inputs"]:
+            return node_id, name
+    node_id, name = known[0]
+    there = ", ".join(sorted(workflow[node_id]["inputs"]))
+    raise InvalidWorkflowError(f"{path}: node {node_id} has no input {name!r}; it has {there}")
+
+
 def set_input(workflow: Workflow, path: str, value: object) -> Workflow:
     """The graph with one input changed, named as on the command line: `3.seed`.
 
     Raises:
         InvalidWorkflowError: No such node or input.
     """
-    node_id, _, name = path.rpartition(".")
-    if node_id not in workflow:
-        raise InvalidWorkflowError(f"{path}: no node {node_id!r}; the workflow has {', '.join(sorted(workflow))}")
-    inputs = workflow[node_id]["inputs"]
-    if name not in inputs:
-        raise InvalidWorkflowError(f"{path}: node {node_id} has no input {name!r}; it has {', '.join(sorted(inputs))}")
-    return replace_inputs(workflow, {(node_id, name): value})
+    return replace_inputs(workflow, {find_input(workflow, path): value})

@@ -103,6 +103,18 @@ class FunctionClient:
             if answer.status == HTTPStatus.OK:
                 on_progress(json.loads(answer.data))
 
+    def template(self, name: str) -> dict[str, Any]:
+        """What the function says of one of its templates.
+
+        Raises:
+            FunctionAnswerError: It has none of this name, or can't read it.
+        """
+        answer = self._request("GET", f"/workflow/{quote(name)}")
+        if answer.status != HTTPStatus.OK:
+            raise FunctionAnswerError(_error_line(answer))
+        document: dict[str, Any] = json.loads(answer.data)
+        return document
+
     def fetch_output(self, manifest: dict[str, Any], output: dict[str, Any], path: Path) -> None:
         """Write one stored output file to `path`."""
         parts = [manifest["job_id"], str(manifest["attempt"]), output["subfolder"], output["filename"]]

@@ -6,11 +6,11 @@ import os
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
+from function.cli.findings import Finding, show_finding
 from function.config import GIB, Settings, read_settings, shown_settings
 from function.engine.command import engine_command
 from function.engine.supervisor import Supervisor
@@ -26,40 +26,20 @@ _ENGINE_START_SECONDS = 180
 _LITTLE_DISK_BYTES = 5 * GIB
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found.
-
-    Attributes:
-        level: `ok`, `warn` (works, but you may not want it so) or `fail`.
-        subject: What was checked.
-        text: What was found; for anything but `ok` also what to do.
-    """
-
-    level: str
-    subject: str
-    text: str
-
-
 @click.command(name="doctor")
 def command() -> None:
     """Check settings, storage, engine, GPU and disk; exit with 1 if something fails."""
     try:
         settings = read_settings(os.environ)
     except ComfyfnError as error:
-        _show(Finding("fail", "settings", error.message))
+        show_finding(Finding("fail", "settings", error.message))
         raise SystemExit(1) from error
     failed = False
     for check in CHECKS:
         for finding in check(settings):
-            _show(finding)
+            show_finding(finding)
             failed = failed or finding.level == "fail"
     raise SystemExit(int(failed))
-
-
-def _show(finding: Finding) -> None:
-    colour = {"ok": "green", "warn": "yellow", "fail": "red"}[finding.level]
-    click.echo(f"{click.style(f'{finding.level:4}', fg=colour)}  {finding.subject:16} {finding.text}")
 
 
 def check_settings(_settings: Settings) -> Iterator[Finding]:
@@ -69,7 +49,7 @@ def check_settings(_settings: Settings) -> Iterator[Finding]:
 
 def check_storage(settings: Settings) -> Iterator[Finding]:
     """Each store answers; the results store has create-if-absent and lets us write."""
-    for name in ("models", "uploads", "results"):
+    for name in ("models", "uploads", "workflows", "results"):
         url: str = getattr(settings, f"{name}_url")
         try:
             store = open_store(url)

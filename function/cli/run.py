@@ -8,7 +8,7 @@ import mimetypes
 import sys
 import tempfile
 import uuid
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,26 +40,29 @@ def command(workflow: Path, settings: tuple[str, ...], output: Path, url: str, l
     document: dict[str, Any] = {"workflow": load_workflow(workflow, settings)}
     if label:
         document["label"] = label
-    with _function_url(url, local=local) as target:
-        client = FunctionClient(target)
-        try:
-            manifest = _run(client, document)
-            paths = _fetch(client, manifest, output)
-        finally:
-            client.close()
-    for path in paths:
-        click.echo(path)
+    with function_client(url, local=local) as client:
+        run_job(client, document, output)
 
 
 @contextmanager
-def _function_url(url: str, *, local: bool) -> Iterator[str]:
-    if not local:
-        yield url
-        return
-    with tempfile.TemporaryDirectory(prefix="comfyfn-") as folder:
-        click.echo("starting a function", err=True)
-        with local_function(log=Path(folder) / "function.log") as target:
-            yield target
+def function_client(url: str, *, local: bool) -> Iterator[FunctionClient]:
+    """A client of the function at this URL, or of one that is started for it and stopped at the end."""
+    with ExitStack() as stack:
+        if local:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="comfyfn-"))
+            click.echo("starting a function", err=True)
+            url = stack.enter_context(local_function(log=Path(folder) / "function.log"))
+        yield stack.enter_context(closing(FunctionClient(url)))
+
+
+def run_job(client: FunctionClient, document: dict[str, Any], output: Path) -> None:
+    """Send a job document, write the files that come of it to a directory, and print their paths.
+
+    Raises:
+        click.ClickException: The job failed.
+    """
+    for path in _fetch(client, _run(client, document), output):
+        click.echo(path)
 
 
 def load_workflow(path: Path, settings: tuple[str, ...]) -> Workflow:
@@ -84,16 +87,24 @@ def load_workflow(path: Path, settings: tuple[str, ...]) -> Workflow:
 
 def _value(text: str) -> object:
     if text.startswith("@"):
-        path = Path(text[1:])
-        media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        try:
-            return f"data:{media_type};base64,{base64.b64encode(path.read_bytes()).decode()}"
-        except OSError as error:
-            raise InvalidRequestError(f"{path}: {error.strerror}") from error
+        return to_data_uri(Path(text[1:]))
     try:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def to_data_uri(path: Path) -> str:
+    """A file as a data URI.
+
+    Raises:
+        InvalidRequestError: It can't be read.
+    """
+    media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    try:
+        return f"data:{media_type};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    except OSError as error:
+        raise InvalidRequestError(f"{path}: {error.strerror}") from error
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from function.engine.api import EngineApi
+from function.engine.command import engine_command
 from function.engine.process import HOST
 from function.errors import EngineUnavailableError
 from function.validation.definitions import Definitions, parse_definitions
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from function.config import Settings
     from function.engine.command import EngineCommand
     from function.engine.supervisor import EngineState, Supervisor
 
@@ -135,3 +137,11 @@ class NodeCatalogue:
         part = self._path.with_suffix(f".{os.getpid()}.part")
         part.write_text(json.dumps({"fingerprint": self._fingerprint, **answers}), encoding="utf-8")
         part.replace(self._path)
+
+
+def open_catalogue(settings: Settings) -> NodeCatalogue:
+    """The nodes of the engine that the settings name, as far as an earlier process was told."""
+    path = settings.data_dir / "engine" / "nodes.json"
+    catalogue = NodeCatalogue(path, fingerprint=fingerprint(engine_command(settings)))
+    catalogue.load()
+    return catalogue

@@ -27,6 +27,9 @@ _ROUTES = Map(
     [
         Rule("/", methods=["POST"], endpoint=("cloudevents", "receive")),
         Rule("/prompt", methods=["POST"], endpoint=("prompt", "run")),
+        Rule("/workflow", methods=["GET"], endpoint=("workflows", "show_names")),
+        Rule("/workflow/<path:name>", methods=["GET"], endpoint=("workflows", "show")),
+        Rule("/workflow/<path:name>", methods=["POST"], endpoint=("workflows", "run")),
         Rule("/models", methods=["GET"], endpoint=("models", "show")),
         Rule("/download", methods=["POST"], endpoint=("models", "download")),
         Rule("/jobs", methods=["POST"], endpoint=("jobs", "submit")),

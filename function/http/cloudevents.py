@@ -42,7 +42,7 @@ def receive(function: Function, request: Request) -> Response:
         if event.type != JOB_REQUESTED:
             return to_response(b"", status=204)
         job_id = derived_job_id(event.source, event.id)
-        job = parse_job_document(event.data, job_id=job_id)
+        job = parse_job_document(event.data, job_id=job_id, templates=function.templates)
         result = function.handle(job, connection=connection_of(request))
     return _reply(result)
 

@@ -26,7 +26,8 @@ def submit(function: Function, request: Request) -> Response:
     with function.admitted():
         body = read_body(request, max_bytes=function.settings.max_body_bytes)
         job_id, digest = identify(request, body)
-        job = replace(parse_job_document(parse_json(body), job_id=job_id), asynchronous=True, request_sha256=digest)
+        job = parse_job_document(parse_json(body), job_id=job_id, templates=function.templates)
+        job = replace(job, asynchronous=True, request_sha256=digest)
         function.submit(job)
     return accepted(job)
 

@@ -48,11 +48,16 @@ def run(function: Function, request: Request) -> Response:
             asynchronous=wants_no_wait(request),
             request_sha256=digest,
         )
-        if job.asynchronous:
-            job = replace(job, stored=True)
-            function.submit(job)
-            return accepted(job, id=job.label or job.job_id)
-        return json_response(to_answer(job, _ended(function, job, request)))
+        return answer(function, request, job)
+
+
+def answer(function: Function, request: Request, job: Job, **members: Any) -> Response:  # noqa: ANN401  (JSON is any value)
+    """Run a job, or record it where its sender doesn't wait; the answer, with more members in it."""
+    if job.asynchronous:
+        job = replace(job, stored=True)
+        function.submit(job)
+        return accepted(job, id=job.label or job.job_id, **members)
+    return json_response({**to_answer(job, _ended(function, job, request)), **members})
 
 
 def _ended(function: Function, job: Job, request: Request) -> JobResult:

@@ -90,7 +90,8 @@ class JobRecords:
             data = self._store.get(_job_key(job_id), max_bytes=_MAX_RECORD_BYTES)
         except ObjectMissingError as error:
             raise JobMissingError(f"there is no job {job_id}") from error
-        return Job(**json.loads(data))
+        record = json.loads(data)
+        return Job(**record | {"preloads": tuple(record["preloads"])})
 
     def state(self, job_id: str) -> JobState:
         """What all records of a job say now, by one request."""

@@ -17,7 +17,7 @@ from function.storage.origins import open_origin
 from function.workflow import check_relative
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from function.credentials import UrlCredential
     from function.sources import AllowedUrls
@@ -60,8 +60,8 @@ class ModelLookup:
         self._listed: tuple[float, list[str]] | None = None
         self._origins: dict[str, Origin] = {}
 
-    def references(self, workflow: Workflow) -> tuple[ModelRef, ...]:
-        """Every model file that the workflow names.
+    def references(self, workflow: Workflow, keys: Iterable[str] = ()) -> tuple[ModelRef, ...]:
+        """Every model file that the workflow names, and these below MODELS_URL.
 
         Raises:
             InputRefusedError: A name, a file format or a URL that is not allowed.
@@ -69,6 +69,7 @@ class ModelLookup:
             StorageUnavailableError: The store had to be listed and never answered.
         """
         found = model_references(workflow, allow_pickle=self._allow_pickle, allow=self._allow)
+        found += tuple(self.named(*key.split("/", 1)) for key in keys)
         if not names_custom_models(workflow):
             return found
         return found + custom_references(workflow, self._keys(), allow_pickle=self._allow_pickle)

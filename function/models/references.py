@@ -166,7 +166,7 @@ def localise_models(workflow: Workflow, references: Iterable[ModelRef]) -> Workf
         {
             (reference.node_id, reference.input_name): reference.filename
             for reference in references
-            if reference.source_url or _is_other_part(workflow, reference)
+            if reference.node_id and (reference.source_url or _is_other_part(workflow, reference))
         },
     )
 
@@ -179,12 +179,15 @@ def _is_other_part(workflow: Workflow, reference: ModelRef) -> bool:
 def stamp_loaders(workflow: Workflow, etags: Mapping[ModelRef, str]) -> Workflow:
     """The graph with an extra input on each node that names models; it changes when one of their files does.
 
+    A model that no node names stamps none.
+
     ComfyUI keeps old weights when a file is replaced under the same name. It ignores inputs that a node does not
     declare, but its cache key covers them: only this loader and what follows from it run again.
     """
     by_node: dict[str, list[ModelRef]] = {}
     for reference in sorted(etags, key=lambda reference: (reference.input_name, reference.filename)):
-        by_node.setdefault(reference.node_id, []).append(reference)
+        if reference.node_id:
+            by_node.setdefault(reference.node_id, []).append(reference)
     return replace_inputs(
         workflow,
         {(node_id, ETAG_STAMP): " ".join(etags[ref] for ref in references) for node_id, references in by_node.items()},

@@ -14,7 +14,11 @@ from cloudevents.http import CloudEvent, from_http
 from events import JOB_COMPLETED, JOB_FAILED, JOB_REQUESTED, Event, parse_cloudevent, to_structured
 from function.job import JobDocument, JobResult, Output, derived_job_id, parse_job_document
 from function.jobs.manifest import parse_manifest, to_manifest
+from function.storage import open_store
+from function.templates.store import TemplateStore
 from tests.support.samples import sample, schema
+
+NO_TEMPLATES = TemplateStore(open_store("file:///nowhere"))
 
 
 def event(name: str) -> Event:
@@ -57,7 +61,7 @@ def test_the_requested_sample_is_a_job() -> None:
     """The requested sample carries a job document that is accepted."""
     requested = event("job-requested.binary")
     assert requested.type == JOB_REQUESTED
-    assert parse_job_document(requested.data, job_id="0" * 32).label == requested.data["label"]
+    assert parse_job_document(requested.data, job_id="0" * 32, templates=NO_TEMPLATES).label == requested.data["label"]
 
 
 @pytest.mark.parametrize(("name", "kind"), [("job-completed", JOB_COMPLETED), ("job-failed", JOB_FAILED)])

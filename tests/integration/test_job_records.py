@@ -70,6 +70,13 @@ def submitted(records: JobRecords, new: Job | None = None) -> str:
     return recorded.job_id
 
 
+def test_a_job_comes_back_as_it_was_recorded(store: ObjectStore) -> None:
+    """Models that its graph does not name among it; the pod that runs it knows nothing else."""
+    records = JobRecords(store, clock=lambda: NOW)
+    new = replace(job(), preloads=("vae/a.safetensors",), deadline_seconds=5)
+    assert records.load(submitted(records, new)) == replace(new, created_at=to_timestamp(NOW))
+
+
 def test_a_job_is_recorded_once_without_the_queries_of_its_urls(store: ObjectStore) -> None:
     """Submitting again changes nothing, and a token in a URL is not kept."""
     records = JobRecords(store, clock=lambda: NOW)

@@ -21,6 +21,7 @@ def test_without_any_variable_everything_lies_below_the_data_directory() -> None
     assert (settings.input_dir, settings.output_dir) == (Path("/data/input"), Path("/data/output"))
     assert settings.models_url == "file:///data/store/models"
     assert settings.uploads_url == "file:///data/store/uploads"
+    assert settings.workflows_url == "file:///data/store/workflows"
     assert settings.results_url == "file:///data/store/results"
 
 

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import pytest
 
-from function.errors import InvalidRequestError
-from function.job import JOB_ID, derived_job_id, parse_job_document, random_job_id
+from function.errors import InvalidRequestError, TemplateMissingError
+from function.job import JOB_ID, FilledTemplate, derived_job_id, parse_job_document, random_job_id
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class OneTemplate:
+    """A template called `cat`, whose workflow is the parameters it was given."""
+
+    def fill(self, name: str, parameters: Mapping[str, Any], *, job_id: str) -> FilledTemplate:
+        """Its values beside the job's id."""
+        if name != "cat":
+            raise TemplateMissingError(f"there is no template {name!r}")
+        return FilledTemplate({"1": {**parameters, "job_id": job_id}}, dict(parameters), ("vae/a.safetensors",))
 
 
 def test_the_same_event_is_the_same_job_and_framing_can_not_be_forged() -> None:
@@ -19,8 +34,16 @@ def test_the_same_event_is_the_same_job_and_framing_can_not_be_forged() -> None:
 def test_a_document_becomes_a_job() -> None:
     """Every field arrives."""
     document = {"workflow": {"1": {}}, "label": "mine", "deadline_seconds": 5}
-    job = parse_job_document(document, job_id="0" * 32)
+    job = parse_job_document(document, job_id="0" * 32, templates=OneTemplate())
     assert (job.workflow, job.label, job.deadline_seconds, job.stored) == ({"1": {}}, "mine", 5, True)
+
+
+def test_a_template_becomes_the_workflow_that_it_stands_for() -> None:
+    """Everything behind the edge sees a workflow, and the models that must be there besides."""
+    document = {"template": "cat", "parameters": {"size": 2}, "label": "mine"}
+    job = parse_job_document(document, job_id="0" * 32, templates=OneTemplate())
+    assert (job.workflow, job.label) == ({"1": {"size": 2, "job_id": "0" * 32}}, "mine")
+    assert job.preloads == ("vae/a.safetensors",)
 
 
 @pytest.mark.parametrize(
@@ -28,7 +51,14 @@ def test_a_document_becomes_a_job() -> None:
     [
         (None, "document: "),
         ([], "document: "),
-        ({}, "workflow: Field required"),
+        ({}, "document: expected a workflow or the name of a template, one of the two"),
+        ({"workflow": {}, "template": "cat"}, "one of the two"),
+        ({"workflow": {}, "parameters": {}}, "parameters are a template's"),
+        ({"parameters": {}}, "one of the two"),
+        ({"template": "dog"}, "template: there is no template 'dog'"),
+        ({"template": ""}, "template: "),
+        ({"template": None}, "template: "),
+        ({"template": "cat", "parameters": []}, "parameters: "),
         ({"workflow": []}, "workflow: Input should be a valid dictionary"),
         ({"workflow": {}, "colour": 1, "size": 2}, "colour: unknown field; size: unknown field"),
         ({"workflow": {}, "deadline_seconds": 0}, "deadline_seconds: "),
@@ -39,6 +69,6 @@ def test_a_document_becomes_a_job() -> None:
 def test_every_wrong_field_is_named(document: object, says: str) -> None:
     """One line, values not repeated."""
     with pytest.raises(InvalidRequestError) as error:
-        parse_job_document(document, job_id="0" * 32)
+        parse_job_document(document, job_id="0" * 32, templates=OneTemplate())
     assert says in error.value.message
     assert "\n" not in error.value.message

@@ -10,7 +10,7 @@ import pytest
 from function.errors import InputRefusedError, ModelAmbiguousError, StorageUnavailableError
 from function.models.custom import custom_references, names_custom_models
 from function.models.lookup import ModelLookup
-from function.models.references import ModelRef, localise_models
+from function.models.references import ModelRef, localise_models, stamp_loaders
 from function.sources import parse_allow_list
 from function.storage.https import FetchRules, HttpsOrigin
 from function.storage.local import LocalStore
@@ -42,6 +42,18 @@ def test_a_name_that_fits_one_object() -> None:
     references = custom_references(workflow, KEYS)
     assert references == (ModelRef("loras", "style/ink.safetensors", "4", "file"),)
     assert localise_models(workflow, references)["4"]["inputs"] == {"file": "style/ink.safetensors"}
+
+
+def test_models_that_the_graph_does_not_name(tmp_path: Path) -> None:
+    """They are references like the others, and change no node."""
+    lookup = ModelLookup(LocalStore(f"file://{tmp_path}"), rules=FetchRules())
+    workflow = graph("sd.safetensors", "CheckpointLoaderSimple", "ckpt_name")
+    references = lookup.references(workflow, ["vae/a/b.safetensors"])
+    assert [reference.key for reference in references] == ["checkpoints/sd.safetensors", "vae/a/b.safetensors"]
+    assert localise_models(workflow, references) == workflow
+    assert stamp_loaders(workflow, {references[1]: "e"}) == workflow
+    with pytest.raises(InputRefusedError, match=r"model vae/\.\./a"):
+        lookup.references(workflow, ["vae/../a.safetensors"])
 
 
 def test_a_name_that_fits_several_objects_lists_them() -> None:

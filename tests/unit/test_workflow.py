@@ -12,6 +12,7 @@ from function.workflow import (
     JOB_STAMP,
     check_relative,
     confine_outputs,
+    find_input,
     literal_inputs,
     parse_workflow,
     replace_inputs,
@@ -107,6 +108,12 @@ def test_names_that_could_leave_their_folder_are_refused(name: str) -> None:
 def test_an_input_can_be_set_by_its_path() -> None:
     """As `--set` does."""
     assert set_input(GRAPH, "2.filename_prefix", "z")["2"]["inputs"]["filename_prefix"] == "z"
+
+
+def test_names_of_nodes_and_inputs_may_have_dots() -> None:
+    """V3 nodes have inputs such as `resize.width`; a path is divided where there is such a node and input."""
+    graph = {"1": {"class_type": "X", "inputs": {"a.b": 1, "c": 2}}, "1.a": {"class_type": "X", "inputs": {"c": 3}}}
+    assert [find_input(graph, path) for path in ("1.a.b", "1.c", "1.a.c")] == [("1", "a.b"), ("1", "c"), ("1.a", "c")]
 
 
 @pytest.mark.parametrize(

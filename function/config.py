@@ -369,9 +369,18 @@ def _with_derived_defaults(values: dict[str, Any]) -> dict[str, Any]:
     for name in ("models", "uploads", "workflows", "results"):
         values[f"{name}_url"] = values[f"{name}_url"] or f"file://{values['data_dir']}/store/{name}"
     values["dispatch_url"] = values["dispatch_url"] or values["knative_sink"] or _own_url(values)
+    if _overlap(values["uploads_url"], values["results_url"]):
+        raise SettingsError(
+            f"UPLOADS_URL={values['uploads_url']!r}: expected a place apart from RESULTS_URL, so that no output is"
+            " taken for an upload"
+        )
     if values["engine"] == "none" and not values["dispatch_url"]:
         raise SettingsError("DISPATCH_URL='': expected the URL of the GPU service or a broker, as ENGINE is none")
     return values
+
+
+def _overlap(one: str, other: str) -> bool:
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
 
 
 def _own_url(values: dict[str, Any]) -> str:

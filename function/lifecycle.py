@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from function.jobs.service import Jobs
     from function.pipeline import Line
     from function.templates.store import TemplateStore
+    from function.uploads import UploadRules
 
 _log = logging.getLogger("comfyfn")
 
@@ -149,6 +150,15 @@ class Function:
         from function.templates.store import TemplateStore  # noqa: PLC0415
 
         return TemplateStore(open_store(self.settings.workflows_url))
+
+    @cached_property
+    def upload_rules(self) -> UploadRules:
+        """Which uploaded object runs what."""
+        from function.storage import open_store  # noqa: PLC0415  (see above)
+        from function.uploads import UploadRules  # noqa: PLC0415
+
+        uploads = open_store(self.settings.uploads_url)
+        return UploadRules(uploads, results_url=self.settings.results_url, templates=self.templates)
 
     def stop(self) -> None:
         """Stop the engine and let the GPU go."""

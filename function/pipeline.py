@@ -89,7 +89,7 @@ def build_jobs(settings: Settings) -> Jobs:
     results = open_store(settings.results_url)
     records = JobRecords(results, lease_seconds=settings.lease_seconds)
     if not settings.dispatch_url:
-        return Jobs(records, results, dispatcher=None, sweep=None)
+        return Jobs(records, results, dispatcher=None, sweep=None, on_ended=records.close)
     dispatcher = Dispatcher(
         settings.dispatch_url,
         records,
@@ -98,7 +98,7 @@ def build_jobs(settings: Settings) -> Jobs:
     )
     retention = timedelta(days=settings.retention_days) if settings.retention_days else None
     sweep = Sweep(records, dispatcher, on_ended=records.close, retention=retention)
-    return Jobs(records, results, dispatcher=dispatcher, sweep=sweep)
+    return Jobs(records, results, dispatcher=dispatcher, sweep=sweep, on_ended=records.close)
 
 
 def build_line(settings: Settings, supervisor: Supervisor, jobs: Jobs, *, metrics: Metrics) -> Line:

@@ -1,12 +1,13 @@
 """Which uploaded object runs what.
 
-An object `<template>/...` under UPLOADS_URL runs the template of that name and is its input; an object `*.json` is a job
-document and runs as it is. Everything else that a notice may tell of is no business of ours: another bucket, another
-prefix, a file that workflows name themselves, and above all what the function itself has stored.
+An object `<template>/...` under UPLOADS_URL runs the template of that name and is its input; an object `*.json` is a
+job document and runs as it is. Everything else that a notice may tell of is no business of ours: another bucket,
+another prefix, a file that workflows name themselves, and above all what the function itself has stored.
 """
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from function.errors import InputMissingError, InputRefusedError, InvalidRequestError
@@ -100,7 +101,7 @@ class UploadRules:
         """
         job_id = upload_job_id(created)
         if key.endswith(_DOCUMENT):
-            return parse_job_document(self._read(key), job_id=job_id, templates=self._templates)
+            return parse_job_document(_parse_json(self._read(key)), job_id=job_id, templates=self._templates)
         name = self.template_name(key)
         if not name:
             return None
@@ -120,6 +121,13 @@ class UploadRules:
             return self._uploads.get(key, max_bytes=MAX_DOCUMENT_BYTES)
         except ObjectMissingError as error:
             raise InputMissingError(f"no object {self._uploads.object_url(key)}: it was deleted") from error
+
+
+def _parse_json(data: bytes) -> object:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequestError("the uploaded object is not JSON") from error
 
 
 def upload_job_id(created: ObjectCreated) -> str:

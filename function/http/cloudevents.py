@@ -1,4 +1,4 @@
-"""`POST /`: CloudEvents in, one structured CloudEvent back.
+"""`POST /`: events and S3 notices in, one structured CloudEvent back.
 
 A broker takes a 2xx with a CloudEvent as the reply event, an empty 2xx as success without one, 404, 408, 409, 429 and
 5xx as "deliver again", and any other 4xx as "never again" (Knative's data plane contract).
@@ -6,52 +6,139 @@ A broker takes a 2xx with a CloudEvent as the reply event, an empty 2xx as succe
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from events import (
     JOB_COMPLETED,
     JOB_FAILED,
-    JOB_REQUESTED,
+    JobEnded,
+    JobRequested,
     MalformedEventError,
-    parse_cloudevent,
+    ObjectCreated,
+    Tick,
+    parse_triggers,
     to_structured,
 )
-from function.errors import InvalidRequestError
+from function.errors import ComfyfnError, InvalidRequestError, JobMissingError, RetryableError
 from function.http.responses import connection_of, read_body, to_response
-from function.job import derived_job_id, parse_job_document
+from function.job import JOB_ID, Job, derived_job_id, parse_job_document
 from function.jobs.manifest import to_manifest
+from function.uploads import upload_job_id
 
 if TYPE_CHECKING:
     from flask import Request, Response
 
-    from events import Event
+    from events import Delivery, Trigger
     from function.job import JobResult
     from function.lifecycle import Function
 
 REPLY_SOURCE = "/comfyfn"
 
+_log = logging.getLogger("comfyfn.events")
+
 
 def receive(function: Function, request: Request) -> Response:
-    """Run the job that an event asks for and reply with its completed or failed event.
+    """Do what a delivery asks for.
 
-    A redelivered event is answered from the stored manifest, byte for byte as before.
+    A single event that asks for a single job gets the job's end as its reply; delivered again, it is answered from the
+    stored manifest, byte for byte as before. Whatever else asks for jobs (several records, a raw notice, whose sender
+    waits for seconds only) and whatever reaches a service without an engine becomes asynchronous jobs.
     """
     with function.admitted():
         body = read_body(request, max_bytes=function.settings.max_body_bytes)
-        event = _parse(request, body)
-        if event.type != JOB_REQUESTED:
-            return to_response(b"", status=204)
-        job_id = derived_job_id(event.source, event.id)
-        job = parse_job_document(event.data, job_id=job_id, templates=function.templates)
-        result = function.handle(job, connection=connection_of(request))
-    return _reply(result)
+        delivery = _parse(request, body)
+        if delivery.replies and function.has_engine:
+            result = _run(function, delivery.triggers[0], request)
+            return _reply(result) if result else _nothing(204)
+        for trigger in delivery.triggers:
+            _begin(function, trigger)
+    return _nothing(202 if delivery.triggers else 204)
 
 
-def _parse(request: Request, body: bytes) -> Event:
+def _parse(request: Request, body: bytes) -> Delivery:
     try:
-        return parse_cloudevent(dict(request.headers), body)
+        delivery = parse_triggers(dict(request.headers), body)
     except MalformedEventError as error:
         raise InvalidRequestError(str(error)) from error
+    if delivery.unconfirmed_topic:
+        _log.warning("SNS topic %s asks for a confirmation: confirm its subscription there", delivery.unconfirmed_topic)
+    return delivery
+
+
+def _run(function: Function, trigger: Trigger, request: Request) -> JobResult | None:
+    """Run the job that a trigger asks for; None if it asks for none.
+
+    Raises:
+        InvalidRequestError: The event's data is no job document; nothing was recorded.
+        RetryableError: It may be delivered again.
+    """
+    if isinstance(trigger, JobRequested) and (job_id := _recorded_id(trigger)):
+        return function.handle(function.jobs.records.load(job_id), connection=connection_of(request), recorded=True)
+    if isinstance(trigger, JobRequested | ObjectCreated):
+        job, refusal = _job_of(function, trigger)
+        if job and refusal:
+            return function.jobs.refuse(job, refusal)
+        return function.handle(job, connection=connection_of(request)) if job else None
+    _upkeep(function, trigger)
+    return None
+
+
+def _begin(function: Function, trigger: Trigger) -> None:
+    """Record the job that a trigger asks for and send it on its way."""
+    if isinstance(trigger, JobRequested) and (job_id := _recorded_id(trigger)):
+        function.jobs.resume(job_id)
+    elif isinstance(trigger, JobRequested | ObjectCreated):
+        job, refusal = _job_of(function, trigger)
+        if job:
+            job = replace(job, asynchronous=True)
+            function.jobs.submit(job, refusal=refusal)
+    else:
+        _upkeep(function, trigger)
+
+
+def _upkeep(function: Function, trigger: Trigger) -> None:
+    if isinstance(trigger, JobEnded):
+        data = trigger.data if isinstance(trigger.data, dict) else {}
+        if JOB_ID.fullmatch(str(data.get("job_id"))):
+            function.jobs.ended(data["job_id"])
+    elif isinstance(trigger, Tick):
+        function.jobs.sweep()
+
+
+def _job_of(function: Function, trigger: JobRequested | ObjectCreated) -> tuple[Job | None, ComfyfnError | None]:
+    """The job that a trigger asks for, and why it can't be run if that is known already.
+
+    An upload has nobody who would read an answer, so one that asks for what can't be is a job that failed. A malformed
+    event is refused instead: that is for its sender to mend.
+    """
+    if isinstance(trigger, JobRequested):
+        job_id = derived_job_id(trigger.source, trigger.id)
+        return parse_job_document(trigger.data, job_id=job_id, templates=function.templates), None
+    key = function.upload_rules.find_key(trigger)
+    if key is None:
+        return None, None
+    try:
+        return function.upload_rules.parse(trigger, key), None
+    except RetryableError:
+        raise
+    except ComfyfnError as error:
+        return Job(upload_job_id(trigger), workflow={}, label=key[:256]), error
+
+
+def _recorded_id(trigger: JobRequested) -> str:
+    """The job that was recorded before, if the event names one instead of describing it."""
+    data = trigger.data
+    if not isinstance(data, dict) or set(data) != {"job_id"}:
+        return ""
+    if not isinstance(data["job_id"], str) or not JOB_ID.fullmatch(data["job_id"]):
+        raise JobMissingError("job_id: expected 32 hexadecimal digits")
+    return data["job_id"]
+
+
+def _nothing(status: int) -> Response:
+    return to_response(b"", status=status)
 
 
 def _reply(result: JobResult) -> Response:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from function.errors import ComfyfnError
     from function.job import Job, JobResult
     from function.jobs.dispatch import Dispatcher
     from function.jobs.records import JobRecords
@@ -61,13 +62,21 @@ class Jobs:
         results: Where RESULTS_URL points; files that come inside a workflow are stored there.
         dispatcher: Sends asynchronous jobs to who runs them; None: there is nobody to send them to.
         sweep: Looks after open jobs; None exactly where there is no dispatcher.
+        on_ended: Called with the id of a job that was seen through.
     """
 
     def __init__(
-        self, records: JobRecords, results: ObjectStore, *, dispatcher: Dispatcher | None, sweep: Sweep | None
+        self,
+        records: JobRecords,
+        results: ObjectStore,
+        *,
+        dispatcher: Dispatcher | None,
+        sweep: Sweep | None,
+        on_ended: Callable[[str], None],
     ) -> None:
         self.records = records
         self.results = results
+        self._on_ended = on_ended
         self._dispatcher = dispatcher
         self._sweep = sweep
 
@@ -89,10 +98,14 @@ class Jobs:
         if self._dispatcher:
             self._dispatcher.stop()
 
-    def submit(self, job: Job) -> bool:
+    def submit(self, job: Job, *, refusal: ComfyfnError | None = None) -> bool:
         """Record a job, and send an asynchronous one on its way; say whether it is new.
 
         Files inside its workflow go to storage first, so that any pod can run the job from its record.
+
+        Args:
+            job: The job.
+            refusal: Why it can't be run; it is sent all the same, because who runs jobs also tells of their end.
 
         Raises:
             InvalidRequestError: An asynchronous job needs what its record may not hold.
@@ -103,9 +116,27 @@ class Jobs:
             self._refuse_unrunnable(job)
         workflow = store_inline_inputs(job.workflow, job.job_id, self.results)
         new = self.records.submit(replace(job, workflow=workflow))
+        if refusal:
+            self.records.fail(job.job_id, refusal)
         if job.asynchronous and self._dispatcher:
             self._dispatcher.dispatch(job.job_id)
         return new
+
+    def refuse(self, job: Job, error: ComfyfnError) -> JobResult:
+        """Record a job that can't be run; its result, which is another one if it had one already."""
+        self.submit(job)
+        return self.records.fail(job.job_id, error)
+
+    def resume(self, job_id: str) -> None:
+        """Send a job that was recorded before on its way.
+
+        Raises:
+            JobMissingError: There is no such job.
+            NotHereError: There is nobody to send it to.
+        """
+        self._refuse_unrunnable(self.records.load(job_id))
+        if self._dispatcher:
+            self._dispatcher.dispatch(job_id)
 
     def _refuse_unrunnable(self, job: Job) -> None:
         if self._dispatcher is None:
@@ -117,9 +148,9 @@ class Jobs:
             )
 
     def ended(self, job_id: str) -> None:
-        """A job has ended, as an event says: see it off if it is open."""
-        if self._dispatcher and self.records.result(job_id):
-            self.records.close(job_id)
+        """A job has ended, as an event says: see it off."""
+        if self.records.state(job_id).finished:
+            self._on_ended(job_id)
 
     def sweep(self) -> None:
         """Look after the open jobs once."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from function.errors import InputMissingError, InputRefusedError, InvalidWorkflowError
 from function.storage.objects import ObjectMissingError, media_type_of
 from function.telemetry import Progress
-from function.workflow import Workflow, check_relative, literal_inputs, parse_workflow, replace_inputs
+from function.workflow import Workflow, check_relative, literal_inputs, parse_workflow, replace_inputs, replace_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,6 +58,20 @@ def store_inline_inputs(workflow: object, job_id: str, results: ObjectStore) -> 
             results.put(key, data, media_type=media_type_of(key))
             stored[node_id, name] = results.object_url(key)
     return replace_inputs(graph, stored) if stored else workflow
+
+
+def copy_own_inputs(workflow: Any, job_id: str, new_id: str, results: ObjectStore) -> Any:  # noqa: ANN401  (perhaps no graph)
+    """The workflow of a recorded job for a new job, with copies of the files that came inside it.
+
+    Raises:
+        StorageUnavailableError: They can't be copied.
+    """
+    for info in results.list_objects(_own_prefix(job_id)):
+        data = results.get(info.key, max_bytes=info.size_bytes)
+        key = _own_prefix(new_id) + info.key.removeprefix(_own_prefix(job_id))
+        results.put(key, data, media_type=media_type_of(key))
+    old, new = (results.object_url(_own_prefix(each) + "x")[:-1] for each in (job_id, new_id))
+    return replace_prefix(workflow, old, new)
 
 
 @contextmanager

@@ -103,6 +103,15 @@ def without_url_queries(value: Any) -> Any:  # noqa: ANN401  (any JSON: it need 
     return value
 
 
+def replace_prefix(value: Any, old: str, new: str) -> Any:  # noqa: ANN401  (any JSON: it need not be a valid graph)
+    """The value with another beginning of each text that begins with `old`."""
+    if isinstance(value, dict):
+        return {name: replace_prefix(member, old, new) for name, member in value.items()}
+    if isinstance(value, list):
+        return [replace_prefix(item, old, new) for item in value]
+    return new + value.removeprefix(old) if isinstance(value, str) and value.startswith(old) else value
+
+
 def check_relative(name: str, *, what: str) -> None:
     r"""Refuse a file name that could leave the folder it is meant for.
 

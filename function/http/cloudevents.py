@@ -76,13 +76,19 @@ def _run(function: Function, trigger: Trigger, request: Request) -> JobResult | 
     """
     if isinstance(trigger, JobRequested) and (job_id := _recorded_id(trigger)):
         return function.handle(function.jobs.records.load(job_id), connection=connection_of(request), recorded=True)
-    if isinstance(trigger, JobRequested | ObjectCreated):
+    if not isinstance(trigger, JobRequested | ObjectCreated):
+        _upkeep(function, trigger)
+        return None
+    try:
         job, refusal = _job_of(function, trigger)
-        if job and refusal:
-            return function.jobs.refuse(job, refusal)
-        return function.handle(job, connection=connection_of(request)) if job else None
-    _upkeep(function, trigger)
-    return None
+    except InvalidRequestError:
+        # A document that was good when it came first may be so no more: its template is gone.
+        if isinstance(trigger, JobRequested) and (result := function.jobs.records.result(_job_id(trigger))):
+            return result
+        raise
+    if job and refusal:
+        return function.jobs.refuse(job, refusal)
+    return function.handle(job, connection=connection_of(request)) if job else None
 
 
 def _begin(function: Function, trigger: Trigger) -> None:
@@ -114,8 +120,7 @@ def _job_of(function: Function, trigger: JobRequested | ObjectCreated) -> tuple[
     event is refused instead: that is for its sender to mend.
     """
     if isinstance(trigger, JobRequested):
-        job_id = derived_job_id(trigger.source, trigger.id)
-        return parse_job_document(trigger.data, job_id=job_id, templates=function.templates), None
+        return parse_job_document(trigger.data, job_id=_job_id(trigger), templates=function.templates), None
     key = function.upload_rules.find_key(trigger)
     if key is None:
         return None, None
@@ -125,6 +130,10 @@ def _job_of(function: Function, trigger: JobRequested | ObjectCreated) -> tuple[
         raise
     except ComfyfnError as error:
         return Job(upload_job_id(trigger), workflow={}, label=key[:256]), error
+
+
+def _job_id(trigger: JobRequested) -> str:
+    return derived_job_id(trigger.source, trigger.id)
 
 
 def _recorded_id(trigger: JobRequested) -> str:

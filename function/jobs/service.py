@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from function.errors import InvalidRequestError, JobMissingError, NotHereError
-from function.inputs import store_inline_inputs
+from function.inputs import copy_own_inputs, store_inline_inputs
+from function.job import random_job_id
 from function.workflow import without_url_queries
 
 if TYPE_CHECKING:
@@ -126,6 +127,18 @@ class Jobs:
         """Record a job that can't be run; its result, which is another one if it had one already."""
         self.submit(job)
         return self.records.fail(job.job_id, error)
+
+    def repeat(self, job_id: str) -> str:
+        """Submit a recorded job again, as an asynchronous one of its own; the new id.
+
+        Raises:
+            JobMissingError: There is no such job.
+            NotHereError: There is nobody to send it to.
+        """
+        job = self.records.load(job_id)
+        again = replace(job, job_id=random_job_id(), stored=True, asynchronous=True, request_sha256="", created_at="")
+        self.submit(replace(again, workflow=copy_own_inputs(job.workflow, job_id, again.job_id, self.results)))
+        return again.job_id
 
     def resume(self, job_id: str) -> None:
         """Send a job that was recorded before on its way.

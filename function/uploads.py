@@ -58,11 +58,10 @@ class UploadRules:
         Raises:
             StorageUnavailableError: Storage does not answer.
         """
-        for key in (created.key, created.literal_key):
-            below = self._below(created.bucket, key)
-            if below and (key == created.key or self._exists(below)):
-                return below
-        return None
+        keys = [below for key in (created.key, created.literal_key) if (below := self._below(created.bucket, key))]
+        if len(keys) > 1:
+            return next(filter(self._exists, keys), keys[0])
+        return keys[0] if keys else None
 
     def _below(self, bucket: str, key: str) -> str:
         if bucket != self._bucket or not key.startswith(self._prefix) or self._is_result(bucket, key):

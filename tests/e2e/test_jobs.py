@@ -116,7 +116,9 @@ def test_a_workflow_that_is_none_is_refused_before_anything_is_recorded(function
     headers = {"Idempotency-Key": f"again{path}", "Prefer": "respond-async"}
     refused = function.post(path, {name: {"1": {}}}, headers)
     assert (refused.status, refused.json["code"]) == (400, "invalid_workflow")
-    assert function.post(path, {name: case("01_empty_save")}, headers).status == 202
+    accepted = function.post(path, {name: case("01_empty_save")}, headers)
+    assert accepted.status == 202
+    assert ended(function, accepted.json["job_id"])["status"] == "completed"
 
 
 def test_secrets_in_urls_are_refused_where_they_would_have_to_be_kept(function: FunctionProcess) -> None:

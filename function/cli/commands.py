@@ -9,7 +9,7 @@ import click
 from function import __version__
 from function.errors import ComfyfnError
 
-_COMMANDS = ("serve", "run", "cache", "doctor")
+_COMMANDS = ("serve", "run", "engine", "cache", "doctor")
 
 
 class _LazyGroup(click.Group):

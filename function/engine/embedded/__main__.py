@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from function.engine.embedded.folders import folders_from
-from function.engine.embedded.options import parse_options
+from function.engine.embedded.options import PROGRAM, parse_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 _BACKLOG = 128
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], *, program: str = PROGRAM) -> int:
     """Run the core; the exit status is 0 after a signal, 1 if the port can't be had, 2 for wrong arguments."""
-    options = parse_options(arguments)
+    options = parse_options(arguments, program=program)
     try:
         folders = folders_from(options)
     except ValueError as error:

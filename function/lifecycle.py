@@ -26,7 +26,7 @@ from function.errors import (
 )
 from function.logs import job_context
 from function.telemetry import Metrics, Progress
-from function.warmup import WarmUp
+from function.warmup import WarmUp, fetch_workflow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from function.engine.supervisor import Supervisor
     from function.job import Job, JobResult
     from function.pipeline import Line
+    from function.workflow import Workflow
 
 _log = logging.getLogger("comfyfn")
 
@@ -62,7 +63,7 @@ class Function:
         self._progress_lock = threading.Lock()
         self._clients = ClientWatch()
         self._running = Cancellation()
-        self._warm_up = WarmUp(self._run_warm_up) if settings.warmup_workflow else None
+        self._warm_up = WarmUp(self._run_warm_up) if settings.warmup_workflow or settings.warmup_url else None
         self._refusal = ""
 
     def start(self) -> None:
@@ -241,9 +242,18 @@ class Function:
     def _run_warm_up(self) -> None:
         from function.job import Job, random_job_id  # noqa: PLC0415  (imports pydantic; see above)
 
-        job = Job(random_job_id(), self.settings.warmup_workflow or {}, label="warm-up", stored=False, interactive=True)
+        workflow = self.settings.warmup_workflow or self._fetched_warm_up()
+        job = Job(random_job_id(), workflow, label="warm-up", stored=False, interactive=True)
         with self._tracked(job):
             self._run(job, time.monotonic(), Cancellation())
+
+    def _fetched_warm_up(self) -> Workflow:
+        from function.storage.origins import fetch_rules  # noqa: PLC0415
+
+        settings = self.settings
+        if settings.warmup_url is None:
+            return {}
+        return fetch_workflow(settings.warmup_url, rules=fetch_rules(settings), max_bytes=settings.max_body_bytes)
 
     def progress(self, job_id: str) -> Progress | None:
         """How far a job is that waits or runs in this process."""

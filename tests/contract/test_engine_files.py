@@ -254,6 +254,29 @@ def test_animated_images(engine: EmbeddedEngine) -> None:
         assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
 
 
+@pytest.mark.parametrize(
+    ("kind", "first", "second", "more"),
+    [
+        ("ImageCompositeMasked", "destination", "source", {"x": 0, "y": 0, "resize_source": False}),
+        ("ImageBlend", "image1", "image2", {"blend_factor": 0.5, "blend_mode": "multiply"}),
+        ("ImageBatch", "image1", "image2", {}),
+    ],
+)
+def test_colours_don_t_go_onto_an_image_with_alpha(
+    engine: EmbeddedEngine, kind: str, first: str, second: str, more: dict[str, Any]
+) -> None:
+    """The node fails: 0.3.64 can't do it."""
+    prompt = {
+        "1": saved("", 1)["1"],
+        "2": {"class_type": "SolidMask", "inputs": {"value": 0.5, "width": 16, "height": 16}},
+        "3": {"class_type": "JoinImageWithAlpha", "inputs": {"image": ["1", 0], "alpha": ["2", 0]}},
+        "4": {"class_type": kind, "inputs": {first: ["3", 0], second: ["1", 0], **more}},
+        "5": {"class_type": "PreviewImage", "inputs": {"images": ["4", 0]}},
+    }
+    error = engine.run(prompt).error
+    assert (error["node_id"], error["exception_type"]) == ("4", "RuntimeError")
+
+
 def test_a_node_that_may_answer_with_its_id_is_cached_under_it(engine: EmbeddedEngine) -> None:
     """The same graph under other ids is served from the cache, except for such a node and what depends on it."""
     prompt = {

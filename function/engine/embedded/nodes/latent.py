@@ -66,13 +66,19 @@ def _exists(folders: Folders, inputs: Mapping[str, Any]) -> str | None:
     return missing_file(folders, str(inputs["latent"]), "latent")
 
 
-_SIZE = integer(512, 16, MAX_SIDE, 8)
+def _side(name: str) -> Input:
+    return integer(512, 16, MAX_SIDE, 8, tooltip=f"The {name} of the latent images in pixels.")
+
 
 NODES = (
     Node(
         "EmptyLatentImage",
         _empty,
-        {"width": _SIZE, "height": _SIZE, "batch_size": integer(1, 1, 4096, step=None)},
+        {
+            "width": _side("width"),
+            "height": _side("height"),
+            "batch_size": integer(1, 1, 4096, step=None, tooltip="The number of latent images in the batch."),
+        },
         ("LATENT",),
         display_name="Empty Latent Image",
         description="Create a new batch of empty latent images to be denoised via sampling.",

@@ -72,7 +72,13 @@ class _Server(uvicorn.Server):
 
     def __init__(self, api: Api, worker: threading.Thread) -> None:
         config = uvicorn.Config(
-            api.app(), ws="websockets-sansio", lifespan="off", log_config=None, access_log=False, server_header=False
+            api.app(),
+            ws="websockets-sansio",
+            ws_per_message_deflate=False,  # messages are short, and rarely leave the machine
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
         )
         super().__init__(config)
         self._worker = worker

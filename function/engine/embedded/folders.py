@@ -176,7 +176,7 @@ def _outside(directory: Path, root: Path) -> ReportedError:
 
 def _next_counter(directory: Path, stem: str) -> int:
     numbered = re.compile(re.escape(stem) + r"_(\d*)", re.DOTALL)
-    matches = (numbered.match(path.name) for path in directory.iterdir())
+    matches = map(numbered.match, os.listdir(directory))  # noqa: PTH208  (names, not paths: as above)
     return max((int(match[1] or 0) for match in matches if match), default=0) + 1
 
 

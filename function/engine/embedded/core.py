@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import signal
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -25,10 +26,18 @@ if TYPE_CHECKING:
     from function.engine.embedded.options import Options
 
 
+_SWITCH_SECONDS = 0.0005
+"""How long a computing node keeps the interpreter from the event loop, which wants it back after every system call.
+
+With Python's 5 ms the loop waits that long for it, message by message.
+"""
+
+
 def run(options: Options, folders: Folders, listeners: list[socket.socket]) -> None:
     """Serve on these sockets until SIGTERM or SIGINT; a running node doesn't delay the end."""
     for directory in (folders.input, folders.output):
         directory.mkdir(parents=True, exist_ok=True)
+    sys.setswitchinterval(_SWITCH_SECONDS)
     asyncio.run(_serve(options, folders, listeners))
 
 

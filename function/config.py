@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from function.credentials import UrlCredential, read_credentials
 from function.errors import SettingsError
-from function.sources import AllowedUrls, parse_allow_list
+from function.sources import AllowedUrls, SourceUrl, parse_allow_list, parse_source_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -135,6 +135,18 @@ def _http_url(text: str) -> str:
     return text
 
 
+def _workflow_url(text: str) -> SourceUrl | None:
+    if not text:
+        return None
+    try:
+        url = parse_source_url(text)
+    except ValueError as error:
+        raise ValueError(f"an https:// or s3:// URL of a workflow ({error})") from None
+    if url.path.endswith("/"):
+        raise ValueError("an https:// or s3:// URL of a workflow (it names no file)")
+    return url
+
+
 def _model_keys(text: str) -> tuple[str, ...]:
     keys = tuple(key.strip() for key in text.split(",") if key.strip())
     if any("/" not in key or "://" in key for key in keys):
@@ -196,6 +208,14 @@ class Settings:
         _workflow_file,
         "",
         "A workflow in API format that runs after each start of the engine, before `/ready` is 200.",
+    )
+    warmup_url: SourceUrl | None = _setting(
+        "WARMUP_PROMPT_URL",
+        _workflow_url,
+        "",
+        "The same from an `https://` or `s3://` URL, fetched before each warm-up by the rules of MODEL_URL_ALLOW, which"
+        " need not name the URL itself; only one of the two is given.",
+        secret=True,
     )
     data_dir: Path = _setting(
         "DATA_DIR", _directory, "comfyfn-data", "Where everything lies whose own setting is not given."
@@ -358,6 +378,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 
 
 def _with_derived_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    if values["warmup_workflow"] and values["warmup_url"]:
+        raise SettingsError("WARMUP_PROMPT_FILE and WARMUP_PROMPT_URL are both set: expected one of them")
     values["engine"] = values["engine"] or ("comfyui" if values["command"] or values["comfy_home"] else "embedded")
     if values["engine"] == "comfyui":
         values["comfy_home"] = values["comfy_home"] or Path("/opt/ComfyUI")

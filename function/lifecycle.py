@@ -29,7 +29,7 @@ from function.errors import (
 )
 from function.logs import job_context
 from function.telemetry import Metrics, Progress
-from function.warmup import WarmUp
+from function.warmup import WarmUp, fetch_workflow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from function.pipeline import Line
     from function.templates.store import TemplateStore
     from function.uploads import UploadRules
+    from function.workflow import Workflow
 
 _log = logging.getLogger("comfyfn")
 
@@ -69,7 +70,7 @@ class Function:
         self._tracked_lock = threading.Lock()
         self._clients = ClientWatch()
         self._running = Cancellation()
-        self._warm_up = WarmUp(self._run_warm_up) if settings.warmup_workflow else None
+        self._warm_up = WarmUp(self._run_warm_up) if settings.warmup_workflow or settings.warmup_url else None
         self._refusal = ""
 
     def start(self) -> None:
@@ -328,9 +329,18 @@ class Function:
     def _run_warm_up(self) -> None:
         from function.job import Job, random_job_id  # noqa: PLC0415  (imports pydantic; see above)
 
-        job = Job(random_job_id(), self.settings.warmup_workflow or {}, label="warm-up", stored=False, interactive=True)
+        workflow = self.settings.warmup_workflow or self._fetched_warm_up()
+        job = Job(random_job_id(), workflow, label="warm-up", stored=False, interactive=True)
         with self._tracking(job) as tracked:
             self._run(job, tracked, time.monotonic(), new=False)
+
+    def _fetched_warm_up(self) -> Workflow:
+        from function.storage.origins import fetch_rules  # noqa: PLC0415
+
+        settings = self.settings
+        if settings.warmup_url is None:
+            return {}
+        return fetch_workflow(settings.warmup_url, rules=fetch_rules(settings), max_bytes=settings.max_body_bytes)
 
     def cancel(self, job_id: str) -> None:
         """End a job wherever it is: one that another pod runs ends at that pod's next sign of life.

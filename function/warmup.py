@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from function.errors import ComfyfnError, RetryableError
+from function.errors import ComfyfnError, RetryableError, StorageUnavailableError
+from function.sources import AllowedUrls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from function.engine.supervisor import EngineState, Supervisor
+    from function.sources import SourceUrl
+    from function.storage.https import FetchRules
+    from function.workflow import Workflow
 
 _log = logging.getLogger("comfyfn")
 
@@ -92,3 +98,39 @@ class WarmUp:
         with self._changed:
             self._problem = problem
             self._settled = settled or self._settled
+
+
+def fetch_workflow(url: SourceUrl, *, rules: FetchRules, max_bytes: int) -> Workflow:
+    """The workflow that WARMUP_PROMPT_URL has at this moment. Whatever is wrong with it may be mended while we run.
+
+    Args:
+        url: An `https://` or `s3://` URL; no rule has to allow it, because the operator named it.
+        rules: What redirects may lead to, and what requests carry.
+        max_bytes: The largest document.
+
+    Raises:
+        StorageUnavailableError: There is none, it can't be read, or it is no workflow.
+    """
+    from function.workflow import parse_workflow  # noqa: PLC0415  (the process starts without it; as below)
+
+    try:
+        return parse_workflow(json.loads(_read(url, rules, max_bytes)))
+    except ComfyfnError as error:
+        raise StorageUnavailableError(f"WARMUP_PROMPT_URL: {error.message}") from error
+    except (ValueError, RecursionError) as error:
+        raise StorageUnavailableError(f"WARMUP_PROMPT_URL: {url} is not JSON") from error
+
+
+def _read(url: SourceUrl, rules: FetchRules, max_bytes: int) -> bytes:
+    from function.storage import open_store  # noqa: PLC0415
+    from function.storage.https import HttpsOrigin  # noqa: PLC0415
+    from function.storage.objects import ObjectMissingError  # noqa: PLC0415
+
+    try:
+        if url.scheme == "s3":
+            return open_store(f"s3://{url.host}").get(url.path.removeprefix("/"), max_bytes=max_bytes)
+        named = AllowedUrls(url.scheme, url.host, url.port, url.path)
+        origin = HttpsOrigin(url.origin, rules=replace(rules, allow=(*rules.allow, named)))
+        return origin.get(url.target.removeprefix("/"), max_bytes=max_bytes)
+    except ObjectMissingError as error:
+        raise StorageUnavailableError(f"{url}: there is no such file") from error

@@ -93,19 +93,22 @@ def engine_command(settings: Settings) -> EngineCommand:
 
 
 def _embedded(settings: Settings) -> EngineCommand:
+    """Our own core, with the flags that CMD has for ComfyUI."""
     scratch = settings.data_dir / "engine"
+    port = _flag(settings.command, "--port")
     argv = (
         *(sys.executable, "-m", "function.engine.embedded"),
         *("--listen", "127.0.0.1"),
+        *_flags(settings.command),
         *("--models-directory", str(settings.model_dir)),
         *("--input-directory", str(settings.input_dir)),
         *("--output-directory", str(settings.output_dir)),
         *("--temp-directory", str(scratch)),
-        "--disable-auto-launch",
     )
     return EngineCommand(
         argv=argv,
         cwd=Path(__file__).absolute().parents[2],  # where `-m` finds the package, installed or not
+        port=_port(port) if port else 0,
         directories=(settings.input_dir, settings.output_dir, scratch),
     )
 
@@ -153,10 +156,16 @@ def _separator(command: Sequence[str]) -> tuple[str, ...]:
     return ("--",) if Path(command[0]).name == "comfy" and "--" not in command else ()
 
 
+def _flags(command: Sequence[str]) -> Sequence[str]:
+    """What follows the program: the first flag of its own begins with two dashes, those of Python with one."""
+    first = next((place for place, part in enumerate(command) if part.startswith("--")), len(command))
+    return [part for part in command[first:] if part != "--"]
+
+
 def _flag(command: Sequence[str], flag: str) -> str:
     """The value of `--flag value` or `--flag=value`, the last one if it is repeated; "" if there is none."""
     value = ""
-    for part, following in zip(command, [*command[1:], ""], strict=True):
+    for part, following in zip(command, (*command, "")[1:], strict=True):
         if part == flag:
             value = following
         elif part.startswith(f"{flag}="):

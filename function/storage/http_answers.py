@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _STRONG_ETAG = re.compile(r'"([\x21\x23-\x7e]{1,128})"')
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
 _LENGTH = re.compile(r"[0-9]{1,18}")
+_BUFFER_BYTES = 64 * 1024
 _OK = 200
 _PARTIAL = 206
 _UNSATISFIABLE = 416
@@ -115,6 +116,24 @@ def read_range(answer: HttpAnswer, shown: str, start: int, length: int, *, etag:
     if not whole and answer.span != (start, start + length - 1):
         raise InputRefusedError(f"{shown}: the server has no ranges; put the file where they are served")
     return _Stream(answer, shown, length)
+
+
+def read_whole(answer: HttpAnswer, shown: str, *, max_bytes: int) -> bytes:
+    """The body of an answer that is a whole small file.
+
+    Raises:
+        As `HttpsOrigin.get`.
+    """
+    _check_status(answer, shown)
+    stream, content = _Stream(answer, shown, max_bytes + 1), bytearray()
+    buffer = memoryview(bytearray(_BUFFER_BYTES))
+    while count := stream.readinto(buffer):
+        content += buffer[:count]
+    if len(content) > max_bytes:
+        raise StorageUnavailableError(f"{shown}: larger than {max_bytes} bytes")
+    if answer.size_bytes not in {None, len(content)}:
+        raise TransientStorageError(f"{shown}: the answer broke off")
+    return bytes(content)
 
 
 _ERRORS: dict[int, tuple[type[Exception], str]] = {

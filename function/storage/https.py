@@ -19,7 +19,7 @@ from function.credentials import find_credential
 from function.errors import InputRefusedError, StorageUnavailableError
 from function.sources import DEFAULT_PORTS, check_allowed, parse_source_url
 from function.storage.guard import Resolver, checked_addresses, resolve_name
-from function.storage.http_answers import HttpAnswer, info_of, read_range
+from function.storage.http_answers import HttpAnswer, info_of, read_range, read_whole
 from function.storage.objects import ObjectMissingError, TransientStorageError
 
 if TYPE_CHECKING:
@@ -127,6 +127,17 @@ class HttpsOrigin:
         headers = {"Range": f"bytes={start}-{start + length - 1}"}
         with closing(self._land(key, "GET", headers)) as answer:
             yield read_range(answer, self.object_url(key), start, length, etag=etag)
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        """Read one small file whole, as it is at this moment, whether or not the server says what identifies it.
+
+        Raises:
+            ObjectMissingError: There is none.
+            InputRefusedError: As for `head`, but for what identifies the file.
+            StorageUnavailableError: As for `head`, or it is larger than `max_bytes`.
+        """
+        with closing(self._land(key, "GET")) as answer:
+            return read_whole(answer, self.object_url(key), max_bytes=max_bytes)
 
     def _source(self, key: str) -> SourceUrl:
         try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
+from safetensors import safe_open
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -193,6 +194,104 @@ def test_prefix_with_folder_and_values(engine: EmbeddedEngine) -> None:
     """A prefix may name folders and hold the image's size."""
     item = engine.run(saved("a/b/%width%x%height%", 4)).images("2")[0]
     assert item == {"filename": "16x16_00001_.png", "subfolder": "a/b", "type": "output"}
+
+
+def decoded(latent: dict[str, Any]) -> dict[str, Any]:
+    """A workflow that makes a picture of a node's latent."""
+    return {
+        "1": latent,
+        "2": {"class_type": "VAELoader", "inputs": {"vae_name": "tiny_taesd.safetensors"}},
+        "3": {"class_type": "VAEDecode", "inputs": {"samples": ["1", 0], "vae": ["2", 0]}},
+        "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "decoded"}},
+    }
+
+
+def test_a_saved_latent_can_be_loaded(engine: EmbeddedEngine) -> None:
+    """It is a safetensors file with the graph in it, is listed under `latents`, and gives the same picture again."""
+    empty = {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 48, "batch_size": 1}}
+    run = engine.run(decoded(empty) | {"5": {"class_type": "SaveLatent", "inputs": LATENT_INPUTS}})
+    assert run.history["outputs"]["5"] == {
+        "latents": [{"filename": "kept_00001_.latent", "subfolder": "latents", "type": "output"}]
+    }
+    file = engine.directories.output / "latents" / "kept_00001_.latent"
+    with safe_open(file, "np") as opened:
+        assert opened.get_tensor("latent_tensor").shape == (1, 4, 6, 8)
+        assert "EmptyLatentImage" in opened.metadata()["prompt"]
+    shutil.copyfile(file, engine.directories.input / "kept.latent")
+    loaded = engine.run(decoded({"class_type": "LoadLatent", "inputs": {"latent": "kept.latent"}}))
+    assert pixels(engine, loaded) == pixels(engine, run)
+    refused = engine.post(
+        "/prompt", {"prompt": decoded({"class_type": "LoadLatent", "inputs": {"latent": "no.latent"}})}
+    )
+    details = refused.json["node_errors"]["1"]["errors"][0]["details"]
+    assert (refused.status, details) == (400, "latent - Invalid latent file: no.latent")
+
+
+LATENT_INPUTS = {"samples": ["1", 0], "filename_prefix": "latents/kept"}
+
+
+def test_animated_images(engine: EmbeddedEngine) -> None:
+    """An animated PNG has every frame and its time; the history says that it is animated."""
+    prompt = {
+        "1": saved("", 1)["1"],
+        "2": saved("", 0xFFFFFF)["1"],
+        "3": {"class_type": "ImageBatch", "inputs": {"image1": ["1", 0], "image2": ["2", 0]}},
+        "4": {
+            "class_type": "SaveAnimatedPNG",
+            "inputs": {"images": ["3", 0], "filename_prefix": "moving", "fps": 4.0, "compress_level": 4},
+        },
+    }
+    shown = engine.run(prompt).history["outputs"]["4"]
+    assert shown == {
+        "images": [{"filename": "moving_00001_.png", "subfolder": "", "type": "output"}],
+        "animated": [True],
+    }
+    content = (engine.directories.output / "moving_00001_.png").read_bytes()
+    assert b"comfprompt\0" in content
+    with Image.open(engine.directories.output / "moving_00001_.png") as image:
+        assert (image.n_frames, image.info["duration"]) == (2, 250)
+        image.seek(1)
+        assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "second", "more"),
+    [
+        ("ImageCompositeMasked", "destination", "source", {"x": 0, "y": 0, "resize_source": False}),
+        ("ImageBlend", "image1", "image2", {"blend_factor": 0.5, "blend_mode": "multiply"}),
+        ("ImageBatch", "image1", "image2", {}),
+    ],
+)
+def test_colours_don_t_go_onto_an_image_with_alpha(
+    engine: EmbeddedEngine, kind: str, first: str, second: str, more: dict[str, Any]
+) -> None:
+    """The node fails: 0.3.64 can't do it."""
+    prompt = {
+        "1": saved("", 1)["1"],
+        "2": {"class_type": "SolidMask", "inputs": {"value": 0.5, "width": 16, "height": 16}},
+        "3": {"class_type": "JoinImageWithAlpha", "inputs": {"image": ["1", 0], "alpha": ["2", 0]}},
+        "4": {"class_type": kind, "inputs": {first: ["3", 0], second: ["1", 0], **more}},
+        "5": {"class_type": "PreviewImage", "inputs": {"images": ["4", 0]}},
+    }
+    error = engine.run(prompt).error
+    assert (error["node_id"], error["exception_type"]) == ("4", "RuntimeError")
+
+
+def test_a_node_that_may_answer_with_its_id_is_cached_under_it(engine: EmbeddedEngine) -> None:
+    """The same graph under other ids is served from the cache, except for such a node and what depends on it."""
+    prompt = {
+        "1": saved("", 1)["1"],
+        "2": {"class_type": "GetImageSize", "inputs": {"image": ["1", 0]}},
+        "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}},
+    }
+    engine.run(prompt)
+    renamed = {
+        "1": prompt["1"],
+        "8": prompt["2"],
+        "9": {"class_type": "PreviewAny", "inputs": {"source": ["8", 0]}},
+    }
+    assert engine.run(renamed).cached == ["1"]
+    assert sorted(engine.run(renamed).cached) == ["1", "8", "9"]
 
 
 def multipart(**fields: str | tuple[str, bytes]) -> tuple[bytes, dict[str, str]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from tests.support.engine import DATA, case
+from tests.support.engine import DATA, EmbeddedEngine, case, prepared
 
 if TYPE_CHECKING:
     from tests.support.function_process import FunctionFactory
@@ -54,6 +54,27 @@ def test_run_sends_a_job_and_writes_its_files(
     assert (done.returncode, done.stdout) == (0, "results/mine/up_00001_.png\n"), done.stderr
     with Image.open(tmp_path / "results" / "mine" / "up_00001_.png") as image:
         assert image.size == (128, 96)
+
+
+def test_engine_runs_alone(tmp_path: Path, model_files: Path) -> None:
+    """`comfyfn engine` is an engine on its own: it takes ComfyUI's flags, runs a workflow and ends with status 0."""
+    command = (sys.executable, "-m", "function.cli", "engine")
+    engine = EmbeddedEngine(prepared(tmp_path / "base", model_files), arguments=command, flags=["--disable-metadata"])
+    engine.start()
+    try:
+        (item,) = engine.run(case("10_upscale_srvgg")).images("4")
+        assert engine.image(item).size == (128, 96)
+    finally:
+        assert engine.stop() == 0
+
+
+def test_engine_names_itself_in_what_it_refuses(tmp_path: Path) -> None:
+    """A wrong flag is told in two lines, under the name that was called."""
+    done = comfyfn("engine", "--no-such-flag", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "usage: comfyfn engine [FLAGS]\ncomfyfn engine: error: unrecognized arguments: --no-such-flag\n"
+    )
 
 
 def test_run_local_starts_a_function_of_its_own(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.engine import DATA, case
+from tests.support.https import CERTIFICATE, HttpsServer, ServedFile
 from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
@@ -68,6 +69,25 @@ def test_a_warm_up_that_fails_keeps_the_function_from_being_ready(
     assert function.log_records(detail(function))
     assert (function.get("/ready").status, function.get("/health").status) == (503, 200)
     assert function.post("/prompt", {"prompt": case("01_empty_save")}).status == 200
+
+
+def test_a_warm_up_by_url_is_fetched_until_it_is_there(function_factory: FunctionFactory) -> None:
+    """Away, it keeps the function from being ready and `/ready` says why; the port is open meanwhile."""
+    with HttpsServer() as host:
+        function = function_factory(
+            probe="/health",
+            WARMUP_PROMPT_URL=host.url("/warm-up.json?key=s3cr3t", "localhost"),
+            ALLOW_PRIVATE_NETWORKS="true",
+            SSL_CERT_FILE=str(CERTIFICATE),
+        )
+        problem = f"WARMUP_PROMPT_URL: {host.url('/warm-up.json', 'localhost')}: there is no such file"
+        wait_until(lambda: problem in detail(function), what="the problem")
+        assert (function.get("/ready").status, function.get("/health").status) == (503, 200)
+        host.files["/warm-up.json"] = ServedFile(json.dumps(case("01_empty_save")).encode())
+        wait_until(function.is_ready, what="the warm-up")
+    (entry,) = function.engine_history().values()
+    assert entry["status"]["status_str"] == "success"
+    assert "s3cr3t" not in function.log.read_text()
 
 
 def test_an_unreadable_warm_up_file_stops_the_start(function_factory: FunctionFactory, tmp_path: Path) -> None:

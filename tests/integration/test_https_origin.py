@@ -324,3 +324,31 @@ def test_origins_are_opened_by_their_url(server: HttpsServer) -> None:
     origin = open_origin(server.origin().url, rules=rules)
     assert origin.head("m.safetensors").etag == "v1"
     assert origin.object_url("m.safetensors?x") == server.url("/m.safetensors")
+
+
+def test_a_small_file_is_read_whole(server: HttpsServer) -> None:
+    """One request, through a redirect, also where nothing says what identifies the file."""
+    server.files["/w.json"] = ServedFile(b"{}", headers={})
+    server.redirects["/get"] = server.url("/w.json")
+    assert server.origin().get("get?key=1", max_bytes=2) == b"{}"
+    assert [request.method for request in server.requests] == ["GET", "GET"]
+
+
+@pytest.mark.parametrize(
+    ("file", "error", "reason"),
+    [
+        (ServedFile(b"123"), StorageUnavailableError, "larger than 2 bytes"),
+        (ServedFile(b"12", cut_bytes=1), TransientStorageError, "broke off"),
+        (ServedFile(b"12", status=503), TransientStorageError, "503"),
+        (ServedFile(b"12", status=403), InputRefusedError, "403"),
+        (ServedFile(b"12", status=404), ObjectMissingError, "no such file"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_small_file_that_can_t_be_read_whole(
+    server: HttpsServer, file: ServedFile, error: type[Exception], reason: str
+) -> None:
+    """Too large, cut, refused or away: the error says which, and never more than `max_bytes` are kept."""
+    server.files["/w.json"] = file
+    with pytest.raises(error, match=reason):
+        server.origin().get("w.json", max_bytes=2)

@@ -291,7 +291,8 @@ def _real_engine(directories: Directories, home: str, flags: Sequence[str]) -> E
     return EmbeddedEngine(directories, arguments=comfyui_command(frontend), cwd=Path(home), flags=flags)
 
 
-def _engine(directories: Directories, flags: Sequence[str] = ()) -> EmbeddedEngine:
+def engine_of(directories: Directories, flags: Sequence[str] = ()) -> EmbeddedEngine:
+    """The engine that the tests run against, not started yet."""
     home = os.environ.get("COMFY_HOME")
     return _real_engine(directories, home, flags) if home else EmbeddedEngine(directories, flags=flags)
 
@@ -302,7 +303,7 @@ def engine_factory(tmp_path: Path, model_files: Path) -> Iterator[Callable[..., 
     with ExitStack() as stack:
 
         def make(*flags: str) -> EmbeddedEngine:
-            made = _engine(prepared(tmp_path / f"engine-{uuid.uuid4().hex[:8]}", model_files), flags)
+            made = engine_of(prepared(tmp_path / f"engine-{uuid.uuid4().hex[:8]}", model_files), flags)
             stack.callback(made.stop)
             made.start()
             return made
@@ -313,7 +314,7 @@ def engine_factory(tmp_path: Path, model_files: Path) -> Iterator[Callable[..., 
 @pytest.fixture(scope="module")
 def shared_engine(tmp_path_factory: pytest.TempPathFactory, model_files: Path) -> Iterator[EmbeddedEngine]:
     """One engine for a whole module."""
-    made = _engine(prepared(tmp_path_factory.mktemp("engine") / "base", model_files))
+    made = engine_of(prepared(tmp_path_factory.mktemp("engine") / "base", model_files))
     try:
         made.start()
         yield made

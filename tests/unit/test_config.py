@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from function.config import GIB, MIB, read_settings, setting_variables
+from function.config import GIB, MIB, read_settings, setting_variables, shown_settings
 from function.errors import SettingsError
 
 README = Path(__file__).parents[2] / "README.md"
@@ -100,6 +100,36 @@ def test_a_warm_up_workflow_is_read_at_the_start(tmp_path: Path) -> None:
     path.write_text('{"1": {"class_type": "X", "inputs": {}}}')
     assert read_settings({"WARMUP_PROMPT_FILE": str(path)}).warmup_workflow == {"1": {"class_type": "X", "inputs": {}}}
     assert read_settings({}).warmup_workflow is None
+
+
+def test_a_warm_up_url_is_taken_apart_and_not_shown() -> None:
+    """Its query may hold a secret."""
+    url = "https://h.example/w.json?token=s3cr3t"
+    settings = read_settings({"WARMUP_PROMPT_URL": url})
+    assert settings.warmup_url
+    assert (str(settings.warmup_url), settings.warmup_url.query) == ("https://h.example/w.json", "token=s3cr3t")
+    assert "s3cr3t" not in repr(settings)
+    assert shown_settings({"WARMUP_PROMPT_URL": url}) == ["WARMUP_PROMPT_URL=..."]
+    assert read_settings({}).warmup_url is None
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///w.json", "w.json", "https://h.example/", "https://u:p@h/w.json", "s3://b/../k"]
+)
+def test_a_warm_up_url_that_is_none_stops_the_start(url: str) -> None:
+    """The line names the variable and what is allowed, and quotes nothing."""
+    with pytest.raises(
+        SettingsError, match=r"^WARMUP_PROMPT_URL=\.\.\.: expected an https:// or s3:// URL of a workflow"
+    ):
+        read_settings({"WARMUP_PROMPT_URL": url})
+
+
+def test_one_warm_up_is_given(tmp_path: Path) -> None:
+    """A file and a URL at once are a mistake, and said so."""
+    path = tmp_path / "warm-up.json"
+    path.write_text('{"1": {"class_type": "X", "inputs": {}}}')
+    with pytest.raises(SettingsError, match="WARMUP_PROMPT_FILE and WARMUP_PROMPT_URL are both set"):
+        read_settings({"WARMUP_PROMPT_FILE": str(path), "WARMUP_PROMPT_URL": "s3://b/w.json"})
 
 
 @pytest.mark.parametrize("content", [None, b"", b"[]", b"{}", b"\xff", b"[" * 100_000])

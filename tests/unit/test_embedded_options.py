@@ -37,10 +37,50 @@ def test_listen(flags: list[str], addresses: tuple[str, ...]) -> None:
     assert parse_options(flags).addresses == addresses
 
 
-def test_comfyui_flags_are_taken() -> None:
-    """A command line written for ComfyUI starts this core too."""
-    flags = "--normalvram --disable-auto-launch --preview-method taesd --cache-lru 10 --verbose DEBUG --cpu"
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--normalvram --listen 0.0.0.0",
+        "--disable-auto-launch --cpu --base-directory /b --models-directory /m --input-directory /i",
+        "--output-directory /o --temp-directory /t --user-directory /u",
+        "--cache-lru 10",
+        "--cache-classic",
+        "--cache-ram",
+        "--cache-ram 2 8.5",
+        *(f"--preview-method {method} --preview-size 256" for method in ("none", "auto", "latent2rgb", "taesd")),
+        "--max-upload-size 0.5 --front-end-root /page",
+        "--disable-all-custom-nodes --whitelist-custom-nodes a b --disable-api-nodes",
+        "--database-url sqlite:///:memory: --deterministic",
+        "--enable-assets --enable-asset-hashing --enable-cors-header",
+        "--verbose --log-stdout --dont-print-server --fast fp16_accumulation cublas_ops",
+        "--highvram --cuda-device 0,1 --reserve-vram 1.5 --async-offload --use-sage-attention --bf16-vae --fast",
+        "--feature-flag a=1 --feature-flag b --gpu-only --verbose DEBUG --async-offload 4",
+    ],
+)
+def test_flags_of_comfyui_are_taken(flags: str) -> None:
+    """A command line written for ComfyUI, 0.3.64 to 0.33.0, starts this core too, with its cache on."""
     assert parse_options(flags.split()).keep_cache
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        ("--cpu --lowvram", "--lowvram: not allowed with argument --cpu"),
+        ("--cache-none --cache-lru 3", "--cache-lru: not allowed with argument --cache-none"),
+        ("--preview-method best", "invalid choice: 'best'"),
+        ("--cache-lru many", "invalid int value: 'many'"),
+        ("--port", "--port: expected one argument"),
+        ("--whitelist-custom-nodes", "expected at least one argument"),
+        ("--tls-keyfile key.pem", "unrecognized arguments: --tls-keyfile"),
+        ("somewhere", "unrecognized arguments: somewhere"),
+    ],
+)
+def test_what_comfyui_refuses_is_refused(flags: str, complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Flags that exclude each other, bad values and what this core can't do end the start with the reason."""
+    with pytest.raises(SystemExit) as stopped:
+        parse_options(flags.split())
+    assert stopped.value.code == 2
+    assert complaint in capsys.readouterr().err
 
 
 def test_cache_none_and_metadata() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from function.config import read_settings
 from function.engine.command import EngineCommand, engine_command, to_model_paths
+from function.engine.embedded.options import parse_options
 from function.errors import SettingsError
 
 HOME = {"ENGINE": "comfyui", "COMFY_HOME": "/opt/ComfyUI", "DATA_DIR": "/data"}
@@ -34,6 +35,25 @@ def test_embedded_engine_takes_all_directories() -> None:
     assert pairs["--port"] == "1234"
     assert built.port == 0
     assert (built.cwd / "function" / "engine").is_dir()
+
+
+@pytest.mark.parametrize(
+    "program", ["python main.py", "python -u main.py", "comfy launch --", "python3 -W error main.py"]
+)
+def test_embedded_engine_takes_the_flags_of_cmd(program: str) -> None:
+    """A CMD for ComfyUI runs the embedded engine where ENGINE says so; directories stay those of the settings."""
+    cmd = f"{program} --normalvram --listen 0.0.0.0 --input-directory /elsewhere"
+    built = engine_command(read_settings({"DATA_DIR": "/data", "ENGINE": "embedded", "CMD": cmd}))
+    options = parse_options(built.argv_for(1234)[3:])
+    assert (options.addresses, options.port, built.port) == (("0.0.0.0",), 1234, 0)  # noqa: S104  (parsed only)
+    assert options.input_directory == Path("/data/input")
+
+
+def test_embedded_engine_takes_the_port_of_cmd() -> None:
+    """A port that CMD names is the engine's."""
+    settings = read_settings({"DATA_DIR": "/data", "ENGINE": "embedded", "CMD": "python main.py --port=9000"})
+    built = engine_command(settings)
+    assert (built.port, parse_options(built.argv_for(9000)[3:]).port) == (9000, 9000)
 
 
 def test_comfyui_with_its_own_directories_runs_as_it_is() -> None:

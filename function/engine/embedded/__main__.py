@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from function.engine.embedded.folders import folders_from
-from function.engine.embedded.options import parse_options
+from function.engine.embedded.options import PROGRAM, parse_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 _BACKLOG = 128
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], *, program: str = PROGRAM) -> int:
     """Run the core; the exit status is 0 after a signal, 1 if the port can't be had, 2 for wrong arguments."""
-    options = parse_options(arguments)
+    options = parse_options(arguments, program=program)
     try:
         folders = folders_from(options)
     except ValueError as error:
@@ -61,7 +61,9 @@ def _listen(addresses: Sequence[str], port: int) -> list[socket.socket]:
 
 def _bound(address: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sends small answers at once (TCP_NODELAY) only where the socket says that it speaks TCP; else each would
+    # wait 40 ms for the client's acknowledgement of the one before.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:

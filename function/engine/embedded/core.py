@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import signal
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -25,10 +26,18 @@ if TYPE_CHECKING:
     from function.engine.embedded.options import Options
 
 
+_SWITCH_SECONDS = 0.0005
+"""How long a computing node keeps the interpreter from the event loop, which wants it back after every system call.
+
+With Python's 5 ms the loop waits that long for it, message by message.
+"""
+
+
 def run(options: Options, folders: Folders, listeners: list[socket.socket]) -> None:
     """Serve on these sockets until SIGTERM or SIGINT; a running node doesn't delay the end."""
     for directory in (folders.input, folders.output):
         directory.mkdir(parents=True, exist_ok=True)
+    sys.setswitchinterval(_SWITCH_SECONDS)
     asyncio.run(_serve(options, folders, listeners))
 
 
@@ -72,7 +81,13 @@ class _Server(uvicorn.Server):
 
     def __init__(self, api: Api, worker: threading.Thread) -> None:
         config = uvicorn.Config(
-            api.app(), ws="websockets-sansio", lifespan="off", log_config=None, access_log=False, server_header=False
+            api.app(),
+            ws="websockets-sansio",
+            ws_per_message_deflate=False,  # messages are short, and rarely leave the machine
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
         )
         super().__init__(config)
         self._worker = worker

@@ -150,10 +150,11 @@ class _Run:
 
     def _fingerprint(self, node_id: str) -> str:
         node = self._node(node_id)
+        own_id = node_id if "UNIQUE_ID" in node.hidden.values() else ""  # such a node may answer with its id
         if node.fingerprint is None:
-            return ""
+            return own_id
         try:
-            return node.fingerprint(self._executor.folders, self._item.prompt[node_id]["inputs"])
+            return own_id + node.fingerprint(self._executor.folders, self._item.prompt[node_id]["inputs"])
         except (OSError, LookupError):
             return f"unreadable at {time.monotonic_ns()}"  # never equal to another: the node runs and fails itself
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MODEL_EXTENSIONS = frozenset({".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft"})
 IMAGE_EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp", ".avif", ".ico"})
+LATENT_EXTENSIONS = frozenset({".latent"})
 
 MODEL_FOLDERS: Mapping[str, tuple[str, ...]] = {
     "checkpoints": ("checkpoints",),
@@ -100,13 +101,13 @@ class Folders:
                 return path
         raise FileNotFoundError(f"Model in folder '{folder}' with filename '{filename}' not found.")
 
-    def input_names(self) -> list[str]:
-        """Image files directly in the input directory, sorted."""
+    def input_names(self, extensions: frozenset[str]) -> list[str]:
+        """Files with one of these extensions directly in the input directory, sorted."""
         try:
             entries = [entry.name for entry in os.scandir(self.input) if entry.is_file()]
         except FileNotFoundError:
             return []
-        return sorted(name for name in entries if _extension(name) in IMAGE_EXTENSIONS)
+        return sorted(name for name in entries if _extension(name) in extensions)
 
     def directory(self, place: str) -> Path | None:
         """The directory of `input`, `output` or `temp`; None for any other word."""
@@ -175,7 +176,7 @@ def _outside(directory: Path, root: Path) -> ReportedError:
 
 def _next_counter(directory: Path, stem: str) -> int:
     numbered = re.compile(re.escape(stem) + r"_(\d*)", re.DOTALL)
-    matches = (numbered.match(path.name) for path in directory.iterdir())
+    matches = map(numbered.match, os.listdir(directory))  # noqa: PTH208  (names, not paths: as above)
     return max((int(match[1] or 0) for match in matches if match), default=0) + 1
 
 

@@ -1,6 +1,7 @@
-"""The command line: the flags of ComfyUI's `main.py` that make sense here, under their own names.
+"""The command line: the flags of ComfyUI's `main.py`, 0.3.64 to 0.33.0, under their own names.
 
-Flags about GPU memory and launching are taken and have no effect, so that one CMD starts either core.
+Those that mean something here are honoured; those about GPUs, launching, attention and the like (`flags.py`) are taken
+without effect, so that one CMD starts either core. What ComfyUI refuses is refused.
 """
 
 from __future__ import annotations
@@ -10,41 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from function.engine.embedded.flags import add_flags_without_effect
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+PROGRAM = "python -m function.engine.embedded"
+"""How this core is started where nothing else is said."""
+
 EVERY_ADDRESS = "0.0.0.0,::"
 """What `--listen` without a value means."""
-
-_IGNORED_SWITCHES = (
-    "--auto-launch",
-    "--cache-classic",
-    "--cpu",
-    "--deterministic",
-    "--disable-all-custom-nodes",
-    "--disable-api-nodes",
-    "--disable-auto-launch",
-    "--disable-smart-memory",
-    "--disable-xformers",
-    "--dont-print-server",
-    "--force-fp16",
-    "--force-fp32",
-    "--gpu-only",
-    "--highvram",
-    "--lowvram",
-    "--normalvram",
-    "--novram",
-)
-_IGNORED_WITH_VALUE = (
-    "--cache-lru",
-    "--cuda-device",
-    "--database-url",
-    "--front-end-root",
-    "--preview-method",
-    "--preview-size",
-    "--reserve-vram",
-    "--user-directory",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +52,17 @@ class Options:
     max_upload_bytes: int = 100 * 1024 * 1024
 
 
-def parse_options(arguments: Sequence[str]) -> Options:
+def parse_options(arguments: Sequence[str], *, program: str = PROGRAM) -> Options:
     """Read the command line.
+
+    Args:
+        arguments: What follows the program.
+        program: What messages call the program.
 
     Raises:
         SystemExit: An unknown flag or a bad value (status 2), `--help` (status 0).
     """
-    flags = _parser().parse_args(arguments)
+    flags = _parser(program).parse_args(arguments)
     base = Path(flags.base_directory).absolute()
 
     def directory(value: str | None, default: str) -> Path:
@@ -102,20 +82,14 @@ def parse_options(arguments: Sequence[str]) -> Options:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m function.engine.embedded", description="A CPU core that speaks ComfyUI's protocol."
+        prog=program, usage=f"{program} [FLAGS]", description="A CPU core that speaks ComfyUI's protocol."
     )
     _add_network_flags(parser)
     _add_directory_flags(parser)
-    parser.add_argument("--disable-metadata", action="store_true", help="write no prompt into PNG files")
-    parser.add_argument("--cache-none", action="store_true", help="run every node in every prompt")
-    for flag in _IGNORED_SWITCHES:
-        parser.add_argument(flag, action="store_true", help="taken, without effect")
-    for flag in _IGNORED_WITH_VALUE:
-        parser.add_argument(flag, metavar="X", help="taken, without effect")
-    for flag in ("--verbose", "--fast", "--log-stdout"):
-        parser.add_argument(flag, nargs="*", metavar="X", help="taken, without effect")
+    parser.add_argument("--disable-metadata", action="store_true", help="write no prompt into saved files")
+    add_flags_without_effect(parser)
     return parser
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from starlette.websockets import WebSocketDisconnect
@@ -22,22 +23,30 @@ class Sockets:
     def __init__(self) -> None:
         self._sockets: dict[str, WebSocket] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._messages: asyncio.Queue[tuple[str, str | None]] = asyncio.Queue()
+        self._messages: deque[tuple[str, str | None]] = deque()
+        self._wake = asyncio.Event()
+        self._woken = False
 
     async def publish(self) -> None:
         """Send what `send` was given, in its order, until cancelled."""
         self._loop = asyncio.get_running_loop()
         while True:
-            text, client_id = await self._messages.get()
-            for socket in self._receivers(client_id):
-                await _send_or_skip(socket, text)
+            await self._wake.wait()
+            self._wake.clear()
+            self._woken = False  # before the queue is emptied: who queues a message after that wakes us again
+            while self._messages:
+                text, client_id = self._messages.popleft()
+                for socket in self._receivers(client_id):
+                    await _send_or_skip(socket, text)
 
     def send(self, event: str, data: dict[str, Any], client_id: str | None = None) -> None:
         """Queue one message for a client, or for every socket where `client_id` is None. Safe from any thread."""
         if self._loop is None:
             return  # nobody can have connected yet
-        text = to_text(event, data)
-        self._loop.call_soon_threadsafe(self._messages.put_nowait, (text, client_id))
+        self._messages.append((to_text(event, data), client_id))
+        if not self._woken:  # one wake-up, which costs a system call, serves all messages that come before it is heard
+            self._woken = True
+            self._loop.call_soon_threadsafe(self._wake.set)
 
     def add(self, client_id: str, socket: WebSocket) -> None:
         """Address messages for this client to this socket."""

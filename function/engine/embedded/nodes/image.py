@@ -108,17 +108,25 @@ def _blend(image1: Floats, image2: Floats, blend_factor: float, blend_mode: str)
 
 
 def with_channels_of(target: Floats, image: Floats) -> Floats:
-    """`image` with as many channels as `target`: the surplus cut off, a missing alpha added as opaque."""
-    missing = target.shape[-1] - image.shape[-1]
-    if missing <= 0:
-        return image[..., : target.shape[-1]]
-    return np.concatenate([image, np.ones((*image.shape[:-1], missing), np.float32)], axis=-1)
+    """`image` without the channels that `target` lacks.
+
+    Raises:
+        ReportedError: It lacks channels itself: ComfyUI 0.3.64 gives `target` one more instead, and fails.
+    """
+    channels, wanted = image.shape[-1], target.shape[-1]
+    if channels < wanted:
+        raise _unequal(channels, wanted + 1)
+    return image[..., :wanted]
+
+
+def _unequal(a: int, b: int) -> ReportedError:
+    message = f"The size of tensor a ({a}) must match the size of tensor b ({b}) at non-singleton dimension 1"
+    return ReportedError("RuntimeError", message)
 
 
 def _batch(image1: Floats, image2: Floats) -> tuple[Floats]:
-    if image1.shape[-1] < image2.shape[-1]:
-        image1 = with_channels_of(image2, image1)
-    image2 = with_channels_of(image1, image2)
+    if image1.shape[-1] != image2.shape[-1]:
+        raise _unequal(image1.shape[-1], image2.shape[-1])
     if image1.shape[1:] != image2.shape[1:]:
         image2 = resample.scale(image2, image1.shape[2], image1.shape[1], "bilinear", "center")
     return (np.concatenate([image1, image2]),)

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image as PillowImage
 from PIL import ImageOps, ImageSequence
 
+from function.engine.embedded.folders import IMAGE_EXTENSIONS
 from function.engine.embedded.nodes.node import COMBO, Context, Input, Node, combo
 
 if TYPE_CHECKING:
@@ -25,33 +26,51 @@ _NO_MASK = (64, 64)  # the size of the empty mask of an image without transparen
 _SINGLE_FRAME_FORMATS = frozenset({"MPO"})
 
 
-def _names(folders: Folders) -> list[str]:
-    return folders.input_names()
+def input_path(folders: Folders, name: str) -> Path:
+    """The file that a loader's input names.
 
-
-def _path(folders: Folders, name: str) -> Path:
+    Raises:
+        FileNotFoundError: It points outside.
+    """
     path = folders.annotated_path(name)
     if path is None:
-        raise FileNotFoundError(f"Invalid image file: {name}")
+        raise FileNotFoundError(f"Invalid file: {name}")
     return path
 
 
-def _exists(folders: Folders, inputs: Mapping[str, Any]) -> str | None:
-    name = str(inputs["image"])
+def missing_file(folders: Folders, name: str, kind: str) -> str | None:
+    """What a loader says of a file that isn't there; None of one that is."""
     path = folders.annotated_path(name)
-    return None if path is not None and path.exists() else f"Invalid image file: {name}"
+    return None if path is not None and path.exists() else f"Invalid {kind} file: {name}"
+
+
+def digest(folders: Folders, name: str) -> str:
+    """A digest of the content of an input file.
+
+    Raises:
+        OSError: It can't be read.
+    """
+    with input_path(folders, name).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _names(folders: Folders) -> list[str]:
+    return folders.input_names(IMAGE_EXTENSIONS)
+
+
+def _exists(folders: Folders, inputs: Mapping[str, Any]) -> str | None:
+    return missing_file(folders, str(inputs["image"]), "image")
 
 
 def _digest(folders: Folders, inputs: Mapping[str, Any]) -> str:
-    with _path(folders, str(inputs["image"])).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digest(folders, str(inputs["image"]))
 
 
 def _load(context: Context, image: str) -> tuple[Floats, Floats]:
     """All frames of the file that have the size of the first one, and their masks: 1 where transparent."""
     images: list[Floats] = []
     masks: list[Floats] = []
-    with PillowImage.open(_path(context.folders, image)) as file:
+    with PillowImage.open(input_path(context.folders, image)) as file:
         for raw in ImageSequence.Iterator(file):
             frame = ImageOps.exif_transpose(raw)
             colours = _colours(frame)
@@ -83,7 +102,7 @@ def _mask(frame: PillowImage.Image) -> Floats:
 
 def _load_mask(context: Context, image: str, channel: str) -> tuple[Floats]:
     band = channel[0].upper()
-    with PillowImage.open(_path(context.folders, image)) as file:
+    with PillowImage.open(input_path(context.folders, image)) as file:
         picture = ImageOps.exif_transpose(file)
         if picture.getbands() != ("R", "G", "B", "A"):
             picture = (picture.point(lambda value: value * (1 / 255)) if picture.mode == "I" else picture).convert(

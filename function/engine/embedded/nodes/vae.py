@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, TypeAlias
 
 from function.engine.embedded.errors import ReportedError
 from function.engine.embedded.networks.layers import read_state
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from function.engine.embedded.folders import Folders
     from function.engine.embedded.networks.layers import State
+    from function.engine.embedded.nodes.latent import Latent
 
     Floats: TypeAlias = NDArray[np.float32]
 
@@ -22,12 +23,6 @@ _PAIRS = {"taesd": (0.18215, 0.0), "taesdxl": (0.13025, 0.0), "taesd3": (1.5305,
 """Autoencoders that live as two files in vae_approx: name -> scale and shift of their latents."""
 
 _PIXEL_SPACE = "pixel_space"
-
-
-class Latent(TypedDict):
-    """What travels over a LATENT link."""
-
-    samples: Floats
 
 
 def _names(folders: Folders) -> list[str]:

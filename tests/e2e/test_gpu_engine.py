@@ -84,7 +84,7 @@ def test_a_job_runs_on_the_gpu_and_nvml_is_shown(function: FunctionProcess) -> N
     assert "NVIDIA" in doctor.stdout
 
 
-def test_memory_that_cached_results_hold_is_freed_for_the_next_job(function: FunctionProcess) -> None:
+def test_memory_that_a_node_holds_is_freed_for_the_next_job(function: FunctionProcess) -> None:
     """The first try runs out of memory, ComfyUI is asked to free it, the second one succeeds in the same process."""
     gib = int(memory_bytes()[1] / GIB * 0.6)
     completes(function, "first", workflow("TestHoldMemory", gib=gib))

@@ -4,9 +4,9 @@ import torch
 
 
 class HoldMemory:
-    """Allocates memory on the GPU and keeps it with its output in ComfyUI's cache."""
+    """Allocates memory on the GPU and keeps it; ComfyUI keeps the node's object until it is asked to free memory."""
 
-    FUNCTION, CATEGORY, RETURN_TYPES, OUTPUT_NODE = "run", "tests", ("IMAGE", "HELD"), False
+    FUNCTION, CATEGORY, RETURN_TYPES, OUTPUT_NODE = "run", "tests", ("IMAGE",), False
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -15,7 +15,8 @@ class HoldMemory:
     def run(self, gib, seed):
         held = torch.empty(gib * 2**30, dtype=torch.uint8, device="cuda")
         held[::4096] = seed % 251
-        return torch.zeros(1, 8, 8, 3), held
+        self.held = held
+        return (torch.zeros(1, 8, 8, 3),)
 
 
 class BreakContext:

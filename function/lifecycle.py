@@ -226,6 +226,8 @@ class Function:
             on_progress(Progress("queued", 0.0, f"{before} before it"))
 
         line = self.line
+        if refused := line.refused(job):
+            return refused
         if self.admission.depth > 1:
             with suppress(ComfyfnError):  # the job says the same when its turn comes
                 line.prefetch(job)

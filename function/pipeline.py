@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from function.engine.catalogue import NodeCatalogue, fingerprint
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from function.storage.objects import ObjectStore
     from function.telemetry import Metrics, OnProgress, Progress
     from function.transfer.client import FetcherProcess
+    from function.workflow import Workflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,10 @@ class Line:
     gpus: NvmlReader
     input_dir: Path
     output_dir: Path
+
+    def refused(self, job: Job) -> JobResult | None:
+        """Refuse a job before it waits for the GPU; see the function of this name."""
+        return refused(job, self)
 
     def run_job(self, job: Job, *, deadline: float, cancellation: Cancellation, on_progress: OnProgress) -> JobResult:
         """Run one job that has the GPU; see the function of this name."""
@@ -144,6 +150,23 @@ class Stopwatch:
         return {**self.laps, "total": round(self._clock() - self._started, 3)}
 
 
+def refused(job: Job, line: Line) -> JobResult | None:
+    """What comes of a job whose workflow can't run, whatever the engine is doing; None: it may wait for the GPU.
+
+    It takes only what is known in this process, so a bad workflow is answered while another job runs for minutes.
+    `run_job` looks again: the engine's nodes may be known only then.
+
+    Raises:
+        JobFailedError: The job stores nothing and can't succeed.
+        RetryableError: Its failure could not be recorded.
+    """
+    try:
+        _checked(job, line)
+    except JobFailedError as error:
+        return _recorded(job, line, Stopwatch(), partial(_raise, error))
+    return None
+
+
 def run_job(job: Job, line: Line, *, deadline: float, cancellation: Cancellation, on_progress: OnProgress) -> JobResult:
     """Run one job that has the GPU, from its claim to its result.
 
@@ -162,24 +185,38 @@ def run_job(job: Job, line: Line, *, deadline: float, cancellation: Cancellation
         RetryableError: The job may succeed later or on another pod.
     """
     watch = Stopwatch()
+    attempt = partial(_attempt, job, line, watch, deadline=deadline, cancellation=cancellation, on_progress=on_progress)
+    return _recorded(job, line, watch, attempt)
+
+
+def _recorded(job: Job, line: Line, watch: Stopwatch, make_attempt: Callable[[int], JobResult]) -> JobResult:
+    """The result of an attempt; of a stored job it is claimed before, and a failure is a result too."""
     if not job.stored:
-        return _attempt(job, line, 1, watch, deadline=deadline, cancellation=cancellation, on_progress=on_progress)
+        return make_attempt(1)
     attempt = MAX_ATTEMPTS
     try:
         attempt = line.records.claim(job)
-        result = _attempt(
-            job, line, attempt, watch, deadline=deadline, cancellation=cancellation, on_progress=on_progress
-        )
+        result = make_attempt(attempt)
     except JobFailedError as error:
         result = _failed(job, attempt, error, watch)
     return line.records.finish(result)
 
 
+def _raise(error: JobFailedError, _attempt: int) -> JobResult:
+    raise error
+
+
+def _checked(job: Job, line: Line) -> Workflow:
+    workflow = parse_workflow(job.workflow)
+    check_workflow(workflow, line.policy, line.catalogue.definitions)
+    return workflow
+
+
 def _attempt(
     job: Job,
     line: Line,
-    attempt: int,
     watch: Stopwatch,
+    attempt: int,
     *,
     deadline: float,
     cancellation: Cancellation,
@@ -189,8 +226,7 @@ def _attempt(
         cancellation.check()
         on_progress(progress)
 
-    workflow = parse_workflow(job.workflow)
-    check_workflow(workflow, line.policy, line.catalogue.definitions)
+    workflow = _checked(job, line)
     references = line.lookup.references(workflow)
     folder = OutputFolder(line.output_dir, job.job_id)
     with line.models.ensure(references, deadline=deadline, on_progress=on_preparation) as etags:

@@ -91,10 +91,11 @@ def build_line(settings: Settings, supervisor: Supervisor, *, metrics: Metrics) 
     """
     results = open_store(settings.results_url)
     models = open_models(settings, metrics=metrics)
+    catalogue = _catalogue(settings, supervisor)
     return Line(
         records=JobRecords(results),
         policy=_policy(settings),
-        catalogue=_catalogue(settings, supervisor),
+        catalogue=catalogue,
         lookup=models.lookup,
         models=models.cache,
         fetcher=models.fetcher,
@@ -106,6 +107,7 @@ def build_line(settings: Settings, supervisor: Supervisor, *, metrics: Metrics) 
             metrics=metrics,
             memory_limit_bytes=settings.engine_memory_limit_bytes,
             while_running=models.fetcher.making_way,
+            definitions=lambda: catalogue.definitions,
         ),
         gpus=NvmlReader(visible=settings.visible_gpus),
         input_dir=settings.input_dir,
@@ -228,7 +230,7 @@ def _attempt(
 
     workflow = _checked(job, line)
     references = line.lookup.references(workflow)
-    folder = OutputFolder(line.output_dir, job.job_id)
+    folder = OutputFolder(line.output_dir, job.job_id, view=line.engine.view)
     with line.models.ensure(references, deadline=deadline, on_progress=on_preparation) as etags:
         watch.lap("models")
         with (

@@ -38,6 +38,8 @@ __all__ = ["EngineClient", "EngineFile", "EngineRun", "NotConnectedError", "RunL
 
 _SUBMIT_SECONDS = 60.0  # ComfyUI validates before it answers, and lists model directories for that
 _RECORD_SECONDS = 30.0
+_ASK_SECONDS = 5.0
+_LEAST_SECONDS = 1.0
 _TICK_SECONDS = 0.1
 _RETRY_SECONDS = 0.05
 _QUIET_SECONDS = 5.0
@@ -136,7 +138,7 @@ class EngineClient:
             socket.open()  # before the run exists, so that no message of it is missed
             self._submit(workflow, prompt_id, socket.client_id, limits, EXTRA_DATA if on_preview else {})
             self._follow(socket, watch, limits)
-            entry = self._api.history(prompt_id, timeout_seconds=_RECORD_SECONDS)
+            entry = self._api.history(prompt_id, timeout_seconds=self._patience(limits, _RECORD_SECONDS))
         finally:
             socket.close()
         if entry is None:
@@ -152,14 +154,13 @@ class EngineClient:
     def _submit(
         self, workflow: Workflow, prompt_id: str, client_id: str, limits: RunLimits, extra_data: dict[str, str]
     ) -> None:
-        timeout_seconds = min(_SUBMIT_SECONDS, max(_TICK_SECONDS, limits.deadline - self._clock()))
         try:
             status, answer = self._api.submit(
                 workflow,
                 prompt_id=prompt_id,
                 client_id=client_id,
                 extra_data=extra_data,
-                timeout_seconds=timeout_seconds,
+                timeout_seconds=self._patience(limits, _SUBMIT_SECONDS),
             )
         except EngineUnavailableError:
             self._cancel(prompt_id, limits)  # it may have taken the run all the same
@@ -171,7 +172,9 @@ class EngineClient:
             # taken the run all the same.
             self._cancel(prompt_id, limits)
         if status == _SERVER_ERROR:
-            self._api.state(prompt_id)  # raises if it isn't the workflow that it can't answer
+            self._api.state(
+                prompt_id, timeout_seconds=self._patience(limits, _ASK_SECONDS)
+            )  # raises if it isn't the workflow that it can't answer
         raise _refusal(status, answer)
 
     def _follow(self, socket: RunSocket, watch: _Watch, limits: RunLimits) -> None:
@@ -184,15 +187,15 @@ class EngineClient:
                 watch.see(message)
                 ask_at = self._clock() + self._quiet_seconds
             elif socket.was_lost or self._clock() >= ask_at:
-                if self._has_ended(watch.prompt_id):
+                if self._has_ended(watch.prompt_id, limits):
                     break
                 ask_at = self._clock() + self._quiet_seconds
             watch.hand_on()
         watch.hand_on(at_once=True)
 
-    def _has_ended(self, prompt_id: str) -> bool:
+    def _has_ended(self, prompt_id: str, limits: RunLimits) -> bool:
         try:
-            state = self._api.state(prompt_id)
+            state = self._api.state(prompt_id, timeout_seconds=self._patience(limits, _ASK_SECONDS))
         except EngineUnavailableError:  # busy or dead: the process tells which
             return False
         if state is RunState.UNKNOWN:
@@ -208,6 +211,10 @@ class EngineClient:
         if self._clock() >= limits.deadline:
             self._cancel(prompt_id, limits)
             raise DeadlineExceededError("the deadline passed while the workflow ran; it was interrupted")
+
+    def _patience(self, limits: RunLimits, most_seconds: float) -> float:
+        """How long to wait for an answer: not much beyond the deadline, but an engine that is in order can answer."""
+        return min(most_seconds, max(_LEAST_SECONDS, limits.deadline - self._clock()))
 
     def _cancel(self, prompt_id: str, limits: RunLimits) -> None:
         """Interrupt the run until it is gone; the engine forgets an interrupt that comes just as a run starts."""

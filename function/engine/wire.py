@@ -84,9 +84,10 @@ def ask(
     """
     try:
         connection.request(method, path, content, {"Content-Type": "application/json"} if content else {})
-        response = connection.getresponse()
-        payload = b"" if (response.length or 0) > max_bytes else response.read(max_bytes + 1)
-        if (response.length or 0) > 0 or len(payload) > max_bytes:
+        with connection.getresponse() as response:
+            too_large = (response.length or 0) > max_bytes
+            payload = b"" if too_large else response.read(max_bytes + 1)
+        if too_large or len(payload) > max_bytes:
             raise AnswerTooLargeError(f"the engine's answer to {method} {path} is larger than {max_bytes >> 20} MiB")
     except (OSError, http.client.HTTPException) as error:
         raise EngineUnavailableError(f"the engine does not answer {method} {path}: {_reason(error)}") from error

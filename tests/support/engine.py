@@ -330,3 +330,6 @@ def engine(shared_engine: EmbeddedEngine) -> EmbeddedEngine:
 
 embedded_only = pytest.mark.skipif("COMFY_HOME" in os.environ, reason="about the embedded core itself, not ComfyUI")
 """Marks tests of what the embedded core does in its own way."""
+
+comfyui_only = pytest.mark.skipif("COMFY_HOME" not in os.environ, reason="the embedded core has nothing of the kind")
+"""Marks tests of what only the real ComfyUI does."""

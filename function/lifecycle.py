@@ -8,39 +8,28 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from function.admission import Admission
-from function.cancellation import Cancellation
 from function.clients import ClientWatch
-from function.errors import (
-    ClientGoneError,
-    ComfyfnError,
-    DrainingError,
-    JobCancelledError,
-    JobRunningError,
-    NotHereError,
-    SettingsError,
-    StorageUnavailableError,
-)
-from function.logs import job_context
-from function.telemetry import Metrics, Progress
+from function.errors import DrainingError, NotHereError, SettingsError, StorageUnavailableError
+from function.handling import JobHandler
+from function.telemetry import Metrics
 from function.warmup import WarmUp, fetch_workflow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from contextlib import AbstractContextManager
     from socket import socket
 
     from function.config import Settings
     from function.engine.supervisor import Supervisor
+    from function.errors import ComfyfnError
     from function.job import Job, JobResult
     from function.jobs.service import Jobs
     from function.pipeline import Line
+    from function.telemetry import Progress
     from function.templates.store import TemplateStore
     from function.uploads import UploadRules
     from function.workflow import Workflow
@@ -66,10 +55,15 @@ class Function:
         self._supervisor = supervisor
         self._jobs: Future[Jobs] = Future()
         self._line: Future[Line] = Future()
-        self._tracked: dict[str, _Tracked] = {}
-        self._tracked_lock = threading.Lock()
         self._clients = ClientWatch()
-        self._running = Cancellation()
+        self._handler = JobHandler(
+            jobs=lambda: self.jobs,
+            line=lambda: self.line,
+            admission=self.admission,
+            clients=self._clients,
+            metrics=self.metrics,
+            deadline_seconds=settings.deadline_seconds,
+        )
         self._warm_up = WarmUp(self._run_warm_up) if settings.warmup_workflow or settings.warmup_url else None
         self._refusal = ""
 
@@ -218,7 +212,10 @@ class Function:
         """
         from function.workflow import parse_workflow  # noqa: PLC0415  (see above)
 
-        parse_workflow(job.workflow)
+        if self.has_engine:
+            self.line.check(job)
+        else:
+            parse_workflow(job.workflow)
         return self.jobs.submit(job)
 
     @property
@@ -227,112 +224,23 @@ class Function:
         return self._supervisor is not None
 
     def handle(self, job: Job, *, connection: socket | None = None, recorded: bool = False) -> JobResult:
-        """Run one admitted job; see `run_job` for what comes of it.
+        """Run one admitted job; see `JobHandler.handle`."""
+        return self._handler.handle(job, connection=connection, recorded=recorded)
 
-        A job whose client goes away while it waits for the GPU leaves the queue. One that runs is interrupted unless
-        it is stored: that one goes on, so that it can be answered from its manifest when it is delivered again.
+    def cancel(self, job_id: str) -> None:
+        """End a job wherever it is; see `JobHandler.cancel`."""
+        self._handler.cancel(job_id)
 
-        Args:
-            job: The job.
-            connection: Where its client waits for the answer; None if that can't be watched.
-            recorded: Whether the job was submitted before.
-
-        Raises:
-            ClientGoneError: The client went away.
-            JobRunningError: This process is running the same job.
-            DrainingError: The pod is shutting down before the job started, or it could not end in time.
-        """
-        with self._tracking(job) as tracked:
-            return self._counted(job, tracked, connection, recorded=recorded)
-
-    @contextmanager
-    def _tracking(self, job: Job) -> Iterator[_Tracked]:
-        tracked = _Tracked()
-        with self._tracked_lock:
-            if job.job_id in self._tracked:
-                raise JobRunningError(f"job {job.job_id} is running in this pod")
-            self._tracked[job.job_id] = tracked
-        try:
-            with job_context(job.job_id):
-                yield tracked
-        finally:
-            del self._tracked[job.job_id]
-
-    def _counted(self, job: Job, tracked: _Tracked, connection: socket | None, *, recorded: bool) -> JobResult:
-        started = time.monotonic()
-        outcome = "internal"
-        try:
-            result = self._recorded(job, tracked, started, connection, recorded=recorded)
-            outcome = str(result.error["code"]) if result.error else "completed"
-        except ComfyfnError as error:
-            outcome = error.code
-            raise
-        else:
-            return result
-        finally:
-            if not tracked.is_replay:
-                self._count(outcome, time.monotonic() - started)
-
-    def _count(self, outcome: str, seconds: float) -> None:
-        self.metrics.jobs.labels(outcome=outcome).inc()
-        self.metrics.job_seconds.observe(seconds)
-        _log.info("job ended", extra={"outcome": outcome, "seconds": round(seconds, 3)})
-
-    def _recorded(
-        self, job: Job, tracked: _Tracked, started: float, connection: socket | None, *, recorded: bool
-    ) -> JobResult:
-        """Record a job that is stored; one that was there already may have its result, or its pod."""
-        new = job.stored and not recorded and self.jobs.submit(job)
-        if job.stored and not new and (result := self.jobs.records.standing(job.job_id)):
-            tracked.is_replay = True
-            return result
-        try:
-            return self._watched(job, tracked, started, connection, new=new)
-        except JobCancelledError:
-            if job.stored and (result := self.jobs.records.result(job.job_id)):
-                return result
-            raise
-
-    def _watched(
-        self, job: Job, tracked: _Tracked, started: float, connection: socket | None, *, new: bool
-    ) -> JobResult:
-        def on_gone() -> None:
-            tracked.waiting.cancel(ClientGoneError("the client closed the connection before the job had ended"))
-            self.admission.look_again()
-
-        with self._clients.watching(connection, on_gone):
-            return self._run(job, tracked, started, new=new)
-
-    def _run(self, job: Job, tracked: _Tracked, started: float, *, new: bool) -> JobResult:
-        limit = self.settings.deadline_seconds
-        deadline = started + min(job.deadline_seconds or limit, limit)
-
-        def on_progress(progress: Progress) -> None:
-            tracked.progress = progress
-
-        def on_position(before: int) -> None:
-            on_progress(Progress("queued", 0.0, f"{before} before it"))
-
-        line = self.line
-        if self.admission.depth > 1:
-            with suppress(ComfyfnError):  # the job says the same when its turn comes
-                line.prefetch(job)
-        with self.admission.turn(
-            deadline=deadline, on_position=on_position, cancellation=tracked.waiting, interactive=job.interactive
-        ):
-            running = self._running = tracked.running = Cancellation() if job.stored else tracked.waiting
-            try:
-                return line.run_job(job, new=new, deadline=deadline, cancellation=running, on_progress=on_progress)
-            finally:
-                line.engine.recycle()
+    def progress(self, job_id: str) -> Progress | None:
+        """How far a job is that waits or runs in this process."""
+        return self._handler.progress(job_id)
 
     def _run_warm_up(self) -> None:
         from function.job import Job, random_job_id  # noqa: PLC0415  (imports pydantic; see above)
 
         workflow = self.settings.warmup_workflow or self._fetched_warm_up()
         job = Job(random_job_id(), workflow, label="warm-up", stored=False, interactive=True)
-        with self._tracking(job) as tracked:
-            self._run(job, tracked, time.monotonic(), new=False)
+        self._handler.warm_up(job)
 
     def _fetched_warm_up(self) -> Workflow:
         from function.storage.origins import fetch_rules  # noqa: PLC0415
@@ -342,24 +250,6 @@ class Function:
             return {}
         return fetch_workflow(settings.warmup_url, rules=fetch_rules(settings), max_bytes=settings.max_body_bytes)
 
-    def cancel(self, job_id: str) -> None:
-        """End a job wherever it is: one that another pod runs ends at that pod's next sign of life.
-
-        Raises:
-            JobMissingError: There is no such job.
-        """
-        self.jobs.records.cancel(job_id)
-        if tracked := self._tracked.get(job_id):
-            reason = JobCancelledError(f"job {job_id} was cancelled")
-            tracked.waiting.cancel(reason)
-            tracked.running.cancel(reason)
-            self.admission.look_again()
-
-    def progress(self, job_id: str) -> Progress | None:
-        """How far a job is that waits or runs in this process."""
-        tracked = self._tracked.get(job_id)
-        return tracked.progress if tracked else None
-
     def drain(self) -> None:
         """Shut down in order: refuse jobs, send waiting ones away, give the running one DRAIN_SECONDS, then stop it."""
         self.admission.drain()
@@ -368,17 +258,7 @@ class Function:
             return
         _log.warning("the running job did not end within DRAIN_SECONDS=%d", self.settings.drain_seconds)
         while not self.admission.wait_until_idle(_INTERRUPT_SECONDS):
-            self._running.cancel(DrainingError("this pod shut down before the job could end"))
-
-
-class _Tracked:
-    """A job that this process has admitted."""
-
-    def __init__(self) -> None:
-        self.progress = Progress("queued", 0.0)
-        self.is_replay = False  # its result was there already
-        self.waiting = Cancellation()  # ends its wait for the GPU
-        self.running = Cancellation()  # ends its run
+            self._handler.interrupt(DrainingError("this pod shut down before the job could end", retry_after_seconds=1))
 
 
 def _stop_downloads(line: Future[Line]) -> None:

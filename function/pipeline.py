@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from function.storage.objects import ObjectStore
     from function.telemetry import Metrics, OnProgress, Progress
     from function.transfer.client import FetcherProcess
+    from function.workflow import Workflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,17 @@ class Line:
     gpus: NvmlReader
     input_dir: Path
     output_dir: Path
+
+    def check(self, job: Job) -> None:
+        """Refuse a workflow that can't run, whatever the engine is doing.
+
+        It takes only what is known in this process, so a bad workflow is answered while another job runs for minutes.
+        `run_job` looks again: the engine's nodes may be known only then.
+
+        Raises:
+            JobFailedError: Naming what is wrong.
+        """
+        _checked(job, self)
 
     def run_job(
         self, job: Job, *, new: bool, deadline: float, cancellation: Cancellation, on_progress: OnProgress
@@ -108,10 +120,11 @@ def build_line(settings: Settings, supervisor: Supervisor, jobs: Jobs, *, metric
         OSError: The model directory can't be used.
     """
     models = open_models(settings, metrics=metrics)
+    catalogue = _catalogue(settings, supervisor)
     return Line(
         records=jobs.records,
         policy=_policy(settings),
-        catalogue=_catalogue(settings, supervisor),
+        catalogue=catalogue,
         lookup=models.lookup,
         models=models.cache,
         fetcher=models.fetcher,
@@ -123,6 +136,7 @@ def build_line(settings: Settings, supervisor: Supervisor, jobs: Jobs, *, metric
             metrics=metrics,
             memory_limit_bytes=settings.engine_memory_limit_bytes,
             while_running=models.fetcher.making_way,
+            definitions=lambda: catalogue.definitions,
         ),
         gpus=NvmlReader(visible=settings.visible_gpus),
         input_dir=settings.input_dir,
@@ -214,6 +228,12 @@ def run_job(
         return line.records.finish(result)
 
 
+def _checked(job: Job, line: Line) -> Workflow:
+    workflow = parse_workflow(job.workflow)
+    check_workflow(workflow, line.policy, line.catalogue.definitions)
+    return workflow
+
+
 def _attempt(
     job: Job,
     line: Line,
@@ -228,10 +248,9 @@ def _attempt(
         cancellation.check()
         on_progress(progress)
 
-    workflow = parse_workflow(job.workflow)
-    check_workflow(workflow, line.policy, line.catalogue.definitions)
+    workflow = _checked(job, line)
     references = line.lookup.references(workflow, job.preloads)
-    folder = OutputFolder(line.output_dir, job.job_id)
+    folder = OutputFolder(line.output_dir, job.job_id, view=line.engine.view)
     with line.models.ensure(references, deadline=deadline, on_progress=on_preparation) as etags:
         watch.lap("models")
         with (

@@ -24,13 +24,25 @@ class Progress:
 
     Attributes:
         stage: `queued`, `models`, `inputs`, `executing` or `storing`.
-        fraction: Done part of the stage, 0 to 1.
+        fraction: Done part of the stage, 0 to 1; never goes back within a stage.
         detail: What is being worked on, for people: a node's class, a file's name.
+        node_id: The node of the workflow that runs, "" before the first one.
+        class_type: Its class.
+        step: Its steps that are done.
+        steps: All its steps; 0 for a node without.
+        nodes_done: Nodes that have run, were in the engine's cache, or turned out not to be needed.
+        nodes_total: Nodes that the workflow's output nodes need, 0 before the workflow runs.
     """
 
     stage: str
     fraction: float
     detail: str = ""
+    node_id: str = ""
+    class_type: str = ""
+    step: int = 0
+    steps: int = 0
+    nodes_done: int = 0
+    nodes_total: int = 0
 
 
 def ignore_progress(_progress: Progress) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from function.errors import InputRefusedError, InvalidWorkflowError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 Workflow: TypeAlias = dict[str, dict[str, Any]]
 
@@ -23,6 +23,7 @@ OUTPUT_INPUT = "filename_prefix"
 
 NO_OUTPUT = "workflow: no output node; add one that saves, for example SaveImage"
 _URL_WITH_QUERY = re.compile(r"[a-z][a-z0-9+.-]*://[^\s?]+\?", re.IGNORECASE)
+_LINK_PARTS = 2
 _UI_KEYS = frozenset({"nodes", "links", "last_node_id"})
 
 
@@ -61,6 +62,32 @@ def literal_inputs(workflow: Workflow) -> Iterator[tuple[str, str, str, str]]:
         for name, value in node["inputs"].items():
             if isinstance(value, str):
                 yield node_id, node["class_type"], name, value
+
+
+def needed_nodes(workflow: Workflow, outputs: Collection[str], *, done: Collection[str] = ()) -> frozenset[str]:
+    """The nodes that an engine visits for these output nodes: they and what they are linked to, step by step.
+
+    Args:
+        workflow: The graph.
+        outputs: Its output nodes; none: not known, and taken to be those that no node is linked to.
+        done: Nodes whose results are there: nothing beyond them is visited.
+    """
+    links = {node_id: {target for target in _links(node) if target in workflow} for node_id, node in workflow.items()}
+    waiting = list(outputs or workflow.keys() - set().union(*links.values())) or list(workflow)
+    needed: set[str] = set()
+    while waiting:
+        node_id = waiting.pop()
+        if node_id not in needed:
+            needed.add(node_id)
+            waiting += links[node_id] if node_id not in done else ()
+    return frozenset(needed)
+
+
+def _links(node: dict[str, Any]) -> Iterator[str]:
+    """The nodes that the inputs of a node are linked to."""
+    for value in node.get("inputs", {}).values():
+        if isinstance(value, list) and len(value) == _LINK_PARTS and isinstance(value[0], str):
+            yield value[0]
 
 
 def replace_inputs(workflow: Workflow, replacements: dict[tuple[str, str], Any]) -> Workflow:

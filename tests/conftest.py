@@ -4,5 +4,6 @@ pytest_plugins = [
     "tests.support.storage",
     "tests.support.engine",
     "tests.support.gpu",
+    "tests.support.outputs",
     "tests.support.function_process",
 ]

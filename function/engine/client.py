@@ -7,19 +7,17 @@ is read from the history.
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from websockets.exceptions import WebSocketException
-from websockets.sync.client import connect
-
 from function.engine.api import EngineApi, RunState
+from function.engine.previews import EXTRA_DATA, HELLO, LatestPreview, parse_preview
 from function.engine.progress import RunProgress
 from function.engine.results import EngineFile, EngineRun, ignore_outputs, parse_executed, parse_run, to_refusal
+from function.engine.sockets import NotConnectedError, RunSocket
 from function.errors import (
     DeadlineExceededError,
     EngineUnavailableError,
@@ -29,10 +27,9 @@ from function.errors import (
 from function.telemetry import ignore_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
-    from websockets.sync.client import ClientConnection
-
+    from function.engine.previews import OnPreview
     from function.engine.results import OnOutputs
     from function.telemetry import OnProgress
     from function.workflow import Workflow
@@ -40,8 +37,9 @@ if TYPE_CHECKING:
 __all__ = ["EngineClient", "EngineFile", "EngineRun", "NotConnectedError", "RunLimits", "new_prompt_id"]
 
 _SUBMIT_SECONDS = 60.0  # ComfyUI validates before it answers, and lists model directories for that
-_CONNECT_SECONDS = 5.0
-_CLOSE_SECONDS = 0.0  # ComfyUI collects garbage after a run and answers the close only then (0.3 to 0.6 s measured)
+_RECORD_SECONDS = 30.0
+_ASK_SECONDS = 5.0
+_LEAST_SECONDS = 1.0
 _TICK_SECONDS = 0.1
 _RETRY_SECONDS = 0.05
 _QUIET_SECONDS = 5.0
@@ -49,10 +47,6 @@ _OK = 200
 _BAD_REQUEST = 400
 _TOO_LARGE = 413
 _SERVER_ERROR = 500
-
-
-class NotConnectedError(EngineUnavailableError):
-    """The engine took no connection, so nothing was submitted: the run may be tried again at once."""
 
 
 def new_prompt_id() -> str:
@@ -109,8 +103,10 @@ class EngineClient:
         *,
         prompt_id: str,
         limits: RunLimits,
+        outputs: Collection[str] = (),
         on_progress: OnProgress = ignore_progress,
         on_outputs: OnOutputs = ignore_outputs,
+        on_preview: OnPreview | None = None,
     ) -> EngineRun:
         """Run a workflow to its end.
 
@@ -118,9 +114,11 @@ class EngineClient:
             workflow: The graph in API format.
             prompt_id: From `new_prompt_id`, used once.
             limits: What ends the run from outside.
+            outputs: Its output nodes, for the progress; see `RunProgress`.
             on_progress: Told of each change, in this thread.
             on_outputs: Told of the files of each node that ended, in this thread. It may miss some: the history, which
                 ComfyUI writes when the whole run has ended, is the truth.
+            on_preview: Told of the latest picture, in this thread; None: the engine is not asked for any.
 
         Raises:
             InvalidWorkflowError: The engine refuses the workflow or would drop a part of it.
@@ -130,13 +128,17 @@ class EngineClient:
             EngineUnavailableError: The engine died, doesn't answer, or lost the run; NotConnectedError before there was
                 a run.
         """
-        progress = RunProgress(workflow, prompt_id=prompt_id, on_progress=on_progress, clock=self._clock)
-        socket = _Socket(self._address)
+        progress = RunProgress(
+            workflow, prompt_id=prompt_id, on_progress=on_progress, outputs=outputs, clock=self._clock
+        )
+        watch = _Watch(prompt_id, progress, on_outputs, on_preview, self._clock)
+        hello = HELLO if on_preview else ""
+        socket = RunSocket(self._address, deadline=limits.deadline, hello=hello, clock=self._clock)
         try:
             socket.open()  # before the run exists, so that no message of it is missed
-            self._submit(workflow, prompt_id, socket.client_id, limits)
-            self._follow(socket, progress, prompt_id=prompt_id, limits=limits, on_outputs=on_outputs)
-            entry = self._api.history(prompt_id)
+            self._submit(workflow, prompt_id, socket.client_id, limits, EXTRA_DATA if on_preview else {})
+            self._follow(socket, watch, limits)
+            entry = self._api.history(prompt_id, timeout_seconds=self._patience(limits, _RECORD_SECONDS))
         finally:
             socket.close()
         if entry is None:
@@ -149,42 +151,51 @@ class EngineClient:
         """Ask the engine to free its memory before the next run; see `EngineApi.free`."""
         self._api.free()
 
-    def _submit(self, workflow: Workflow, prompt_id: str, client_id: str, limits: RunLimits) -> None:
-        timeout_seconds = min(_SUBMIT_SECONDS, max(_TICK_SECONDS, limits.deadline - self._clock()))
+    def _submit(
+        self, workflow: Workflow, prompt_id: str, client_id: str, limits: RunLimits, extra_data: dict[str, str]
+    ) -> None:
         try:
             status, answer = self._api.submit(
-                workflow, prompt_id=prompt_id, client_id=client_id, timeout_seconds=timeout_seconds
+                workflow,
+                prompt_id=prompt_id,
+                client_id=client_id,
+                extra_data=extra_data,
+                timeout_seconds=self._patience(limits, _SUBMIT_SECONDS),
             )
         except EngineUnavailableError:
             self._cancel(prompt_id, limits)  # it may have taken the run all the same
             raise
         if status == _OK and isinstance(answer, dict) and not answer.get("node_errors"):
             return
-        if status == _OK:  # it runs the outputs that are valid and drops the others: that is no success
+        if status in (_OK, _SERVER_ERROR):
+            # 200: it runs the outputs that are valid and drops the others, which is no success. 500: ComfyUI may have
+            # taken the run all the same.
             self._cancel(prompt_id, limits)
+        if status == _SERVER_ERROR:
+            self._api.state(
+                prompt_id, timeout_seconds=self._patience(limits, _ASK_SECONDS)
+            )  # raises if it isn't the workflow that it can't answer
         raise _refusal(status, answer)
 
-    def _follow(
-        self, socket: _Socket, progress: RunProgress, *, prompt_id: str, limits: RunLimits, on_outputs: OnOutputs
-    ) -> None:
+    def _follow(self, socket: RunSocket, watch: _Watch, limits: RunLimits) -> None:
         """Watch the run until it has ended, by the socket or, where that is lost or silent, by asking."""
         ask_at = self._clock() + self._quiet_seconds
-        while not progress.ended:
-            self._check(prompt_id, limits)
+        while not watch.progress.ended:
+            self._check(watch.prompt_id, limits)
             message = socket.receive(_TICK_SECONDS)
             if message is not None:
-                progress.see(message)
-                if files := parse_executed(message, prompt_id=prompt_id):
-                    on_outputs(files)
+                watch.see(message)
                 ask_at = self._clock() + self._quiet_seconds
             elif socket.was_lost or self._clock() >= ask_at:
-                if self._has_ended(prompt_id):
-                    return
+                if self._has_ended(watch.prompt_id, limits):
+                    break
                 ask_at = self._clock() + self._quiet_seconds
+            watch.hand_on()
+        watch.hand_on(at_once=True)
 
-    def _has_ended(self, prompt_id: str) -> bool:
+    def _has_ended(self, prompt_id: str, limits: RunLimits) -> bool:
         try:
-            state = self._api.state(prompt_id)
+            state = self._api.state(prompt_id, timeout_seconds=self._patience(limits, _ASK_SECONDS))
         except EngineUnavailableError:  # busy or dead: the process tells which
             return False
         if state is RunState.UNKNOWN:
@@ -201,13 +212,18 @@ class EngineClient:
             self._cancel(prompt_id, limits)
             raise DeadlineExceededError("the deadline passed while the workflow ran; it was interrupted")
 
+    def _patience(self, limits: RunLimits, most_seconds: float) -> float:
+        """How long to wait for an answer: not much beyond the deadline, but an engine that is in order can answer."""
+        return min(most_seconds, max(_LEAST_SECONDS, limits.deadline - self._clock()))
+
     def _cancel(self, prompt_id: str, limits: RunLimits) -> None:
         """Interrupt the run until it is gone; the engine forgets an interrupt that comes just as a run starts."""
         give_up_at = self._clock() + self._interrupt_seconds
         while limits.is_alive():
+            left_seconds = max(_TICK_SECONDS, give_up_at - self._clock())
             with suppress(EngineUnavailableError):
-                self._api.interrupt(prompt_id)
-                if self._api.state(prompt_id) is not RunState.WAITING:
+                self._api.interrupt(prompt_id, timeout_seconds=left_seconds)
+                if self._api.state(prompt_id, timeout_seconds=left_seconds) is not RunState.WAITING:
                     return
             if self._clock() >= give_up_at:
                 limits.on_stuck()
@@ -215,73 +231,36 @@ class EngineClient:
             time.sleep(_RETRY_SECONDS)
 
 
-class _Socket:
-    """The socket of one run.
+class _Watch:
+    """Who hears of a run."""
 
-    It comes back under the same client id, because the engine addresses messages to the id that the run was submitted
-    with. ComfyUI may not have noticed the old connection's end and then drops the new one's registration together with
-    it, so after a loss `was_lost` stays true and silence means nothing any more.
-    """
+    def __init__(
+        self,
+        prompt_id: str,
+        progress: RunProgress,
+        on_outputs: OnOutputs,
+        on_preview: OnPreview | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self.prompt_id = prompt_id
+        self.progress = progress
+        self._on_outputs = on_outputs
+        self._previews = LatestPreview(on_preview, clock=clock) if on_preview else None
 
-    def __init__(self, address: str) -> None:
-        self.client_id = uuid.uuid4().hex
-        self.was_lost = False
-        self._url = f"ws://{address}/ws?clientId={self.client_id}"
-        self._connection: ClientConnection | None = None
-        self._closing = ExitStack()
+    def see(self, message: dict[str, Any] | bytes) -> None:
+        """Tell of what a message says; a binary one is a preview or nothing that anybody asked for."""
+        if isinstance(message, bytes):
+            if self._previews and (preview := parse_preview(message, prompt_id=self.prompt_id)):
+                self._previews.put(replace(preview, node_id=preview.node_id or self.progress.node_id))
+            return
+        self.progress.see(message)
+        if files := parse_executed(message, prompt_id=self.prompt_id):
+            self._on_outputs(files)
 
-    def open(self) -> None:
-        """Connect.
-
-        Raises:
-            NotConnectedError: The engine takes no connection.
-        """
-        try:
-            self._connection = self._connect()
-        except (OSError, WebSocketException) as error:
-            raise NotConnectedError(f"the engine takes no connection: {error}") from error
-
-    def receive(self, timeout_seconds: float) -> dict[str, Any] | None:
-        """The next message, {} for a binary one; None when none came in time or the connection is lost."""
-        try:
-            if self._connection is None:
-                self._connection = self._connect()
-            return _parse_message(self._connection.recv(timeout=timeout_seconds))
-        except TimeoutError:
-            return None
-        except (OSError, WebSocketException):
-            self.was_lost = True
-            self.close()
-            time.sleep(timeout_seconds)  # a refused connection fails at once
-            return None
-
-    def close(self) -> None:
-        """End the connection; does nothing if there is none."""
-        self._connection = None
-        self._closing.close()
-
-    def _connect(self) -> ClientConnection:
-        opening = connect(
-            self._url,
-            open_timeout=_CONNECT_SECONDS,
-            close_timeout=_CLOSE_SECONDS,
-            ping_interval=None,  # a node may keep the interpreter busy for longer than any ping waits
-            max_size=None,  # previews and text outputs have no limit
-            compression=None,
-            proxy=None,
-        )
-        return self._closing.enter_context(opening)
-
-
-def _parse_message(frame: str | bytes) -> dict[str, Any]:
-    """A message; {} for previews and for whatever isn't ComfyUI's."""
-    if isinstance(frame, bytes):
-        return {}
-    try:
-        message = json.loads(frame)
-    except ValueError:
-        return {}
-    return message if isinstance(message, dict) else {}
+    def hand_on(self, *, at_once: bool = False) -> None:
+        """Hand on the preview whose time has come."""
+        if self._previews:
+            self._previews.hand_on(at_once=at_once)
 
 
 def _refusal(status: int, answer: object) -> InvalidWorkflowError | EngineUnavailableError:

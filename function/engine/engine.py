@@ -11,19 +11,28 @@ from typing import TYPE_CHECKING
 
 from function.cancellation import Cancellation
 from function.engine.client import EngineClient, EngineRun, NotConnectedError, RunLimits, new_prompt_id
+from function.engine.progress import rising
 from function.engine.results import ignore_outputs
+from function.engine.views import view_file
 from function.errors import EngineUnavailableError, InterruptedJobError, NodeFailedError, OutOfMemoryError
 from function.logs import current_job_id
 from function.telemetry import ignore_progress
+from function.validation.definitions import output_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
+    from typing import TypeAlias
 
-    from function.engine.results import OnOutputs
+    from function.engine.previews import OnPreview
+    from function.engine.results import EngineFile, OnOutputs
     from function.engine.supervisor import EngineState, Supervisor
+    from function.engine.views import ViewedFile
     from function.telemetry import Metrics, OnProgress
+    from function.validation.definitions import Definitions
     from function.workflow import Workflow
+
+    _RunIn: TypeAlias = Callable[[EngineClient, RunLimits], EngineRun]
 
 _log = logging.getLogger("comfyfn.engine")
 
@@ -48,6 +57,7 @@ class Engine:
         metrics: Counts starts and runs, and shows whether the engine is ready.
         connect: Makes the client of an engine at a host and port.
         while_running: Makes a context that is open while a workflow runs, not while the engine boots.
+        definitions: What the engine is known to say of its nodes; None: nothing yet.
     """
 
     def __init__(
@@ -58,12 +68,14 @@ class Engine:
         memory_limit_bytes: int = 0,
         connect: Callable[[str, int], EngineClient] = EngineClient,
         while_running: Callable[[], AbstractContextManager[object]] = nullcontext,
+        definitions: Callable[[], Definitions | None] = lambda: None,
     ) -> None:
         self._supervisor = supervisor
         self._metrics = metrics
         self._memory_limit_bytes = memory_limit_bytes
         self._connect = connect
         self._while_running = while_running
+        self._definitions = definitions
         self._counted_starts = 0
         supervisor.subscribe(self._count)
 
@@ -75,6 +87,7 @@ class Engine:
         cancellation: Cancellation | None = None,
         on_progress: OnProgress = ignore_progress,
         on_outputs: OnOutputs = ignore_outputs,
+        on_preview: OnPreview | None = None,
     ) -> EngineRun:
         """Wait for the engine and run a workflow; one that runs out of memory once gets a second try in a freed engine.
 
@@ -84,13 +97,29 @@ class Engine:
             cancellation: Ends the run with its reason as soon as the engine obeys; None: nobody will cancel it.
             on_progress: Told of each change, in this thread.
             on_outputs: Told of files as they are written, in this thread, also in a first try that runs out of memory.
+            on_preview: Told of pictures of the run, in this thread; None: the engine is not asked for any.
 
         Raises:
             EngineUnavailableError: The engine wasn't ready in time, keeps failing, died, or lost its CUDA context; all
-                else as in `EngineClient.run`. A run that can't be interrupted costs the engine its process.
+                else as in `EngineClient.run`. An engine that doesn't answer as ComfyUI does, and one whose run can't be
+                interrupted, are replaced.
         """
         cancellation = cancellation or Cancellation()
-        attempt = partial(self._attempt, workflow, deadline, cancellation, on_progress, on_outputs)
+        outputs = output_nodes(workflow, self._definitions())
+        tell = rising(on_progress)  # also where the second try begins anew
+
+        def run_in(client: EngineClient, limits: RunLimits) -> EngineRun:
+            return client.run(
+                workflow,
+                prompt_id=new_prompt_id(),
+                limits=limits,
+                outputs=outputs,
+                on_progress=tell,
+                on_outputs=on_outputs,
+                on_preview=on_preview,
+            )
+
+        attempt = partial(self._attempt, run_in, deadline, cancellation)
         try:
             with self._supervisor.working_for(current_job_id()):
                 return self._run_twice_at_most(attempt)
@@ -102,6 +131,11 @@ class Engine:
                 self._supervisor.restart(error.message)
                 raise EngineUnavailableError(f"the engine has to be replaced: {error.message}") from error
             raise
+
+    def view(self, file: EngineFile) -> ViewedFile | None:
+        """Begin to read a file that does not lie where this process could read it; see `view_file`."""
+        host, port = self._supervisor.address
+        return view_file(host, port, file)
 
     def recycle(self) -> None:
         """Replace the process if it has grown over its limit; returns at once, and the next run waits."""
@@ -116,31 +150,17 @@ class Engine:
             self._free()
             return attempt()
 
-    def _attempt(
-        self,
-        workflow: Workflow,
-        deadline: float,
-        cancellation: Cancellation,
-        on_progress: OnProgress,
-        on_outputs: OnOutputs,
-    ) -> EngineRun:
-        run = partial(self._run_when_ready, workflow, deadline, cancellation, on_progress, on_outputs)
-        for _ in range(_CONNECT_TRIES - 1):
+    def _attempt(self, run_in: _RunIn, deadline: float, cancellation: Cancellation) -> EngineRun:
+        for _ in range(_CONNECT_TRIES):
+            state = self._supervisor.wait_ready(deadline)
             try:
-                return run()
+                return self._run_once(state, run_in, deadline, cancellation)
             except NotConnectedError:  # it has just died, and the supervisor is about to notice
                 time.sleep(_CONNECT_PAUSE_SECONDS)
-        return run()
+        self._replace(state, "it takes no connection")
+        return self._run_once(self._supervisor.wait_ready(deadline), run_in, deadline, cancellation)
 
-    def _run_when_ready(
-        self,
-        workflow: Workflow,
-        deadline: float,
-        cancellation: Cancellation,
-        on_progress: OnProgress,
-        on_outputs: OnOutputs,
-    ) -> EngineRun:
-        state = self._supervisor.wait_ready(deadline)
+    def _run_once(self, state: EngineState, run_in: _RunIn, deadline: float, cancellation: Cancellation) -> EngineRun:
         cancellation.check()
         limits = RunLimits(
             deadline=deadline,
@@ -148,11 +168,20 @@ class Engine:
             is_cancelled=lambda: cancellation.reason is not None,
             on_stuck=lambda: self._supervisor.restart("a run could not be interrupted"),
         )
-        client = self._client(state)
-        with self._while_running(), self._metrics.engine_run_seconds.time():
-            return client.run(
-                workflow, prompt_id=new_prompt_id(), limits=limits, on_progress=on_progress, on_outputs=on_outputs
-            )
+        try:
+            with self._while_running(), self._metrics.engine_run_seconds.time():
+                return run_in(self._client(state), limits)
+        except NotConnectedError:
+            raise
+        except EngineUnavailableError as error:
+            self._replace(state, error.message)
+            raise
+
+    def _replace(self, state: EngineState, reason: str) -> None:
+        """Replace a process that is still there and does not do what an engine does."""
+        if self._supervisor.ready and self._supervisor.generation == state.generation:
+            _log.warning("the engine is replaced: %s", reason)
+            self._supervisor.restart(reason)
 
     def _free(self) -> None:
         with suppress(EngineUnavailableError):  # then the second try says so

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from function.errors import (
+    EngineUnavailableError,
     InterruptedJobError,
     InvalidWorkflowError,
     JobFailedError,
@@ -17,7 +18,7 @@ from function.errors import (
 from function.workflow import NO_OUTPUT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     OnOutputs: TypeAlias = Callable[[tuple["EngineFile", ...]], None]
 
@@ -33,7 +34,7 @@ class EngineFile:
     """One file that a node reported.
 
     Attributes:
-        node_id: The node.
+        node_id: The node of the workflow.
         kind: ComfyUI's key for it: `images`, `audio`, `gifs`, ... A video may arrive under `images`.
         filename: Its name; hostile until checked.
         subfolder: Its folder below the directory of `folder_type`, "" for none; hostile until checked.
@@ -74,18 +75,24 @@ def parse_run(prompt_id: str, entry: Mapping[str, Any], *, node_seconds: Mapping
         ModelMissingError: A loader didn't find its file (loaders that don't check when the workflow is accepted).
         OutOfMemoryError: The engine's memory did not suffice.
         InterruptedJobError: Somebody interrupted it.
+        EngineUnavailableError: It is no history entry.
     """
-    status = entry.get("status") or {}
-    if status.get("status_str") != "success":
-        raise _failure(status)
-    outputs = entry.get("outputs") or {}
-    texts = {node_id: _texts(output) for node_id, output in outputs.items()}
-    return EngineRun(
-        prompt_id=prompt_id,
-        files=tuple(file for node_id, output in outputs.items() for file in _files(node_id, output)),
-        texts={node_id: strings for node_id, strings in texts.items() if strings},
-        node_seconds=dict(node_seconds),
-    )
+    try:
+        status = entry.get("status") or {}
+        if status.get("status_str") != "success":
+            raise _failure(status)
+        outputs = [(_shown_node(entry, node_id), output) for node_id, output in (entry.get("outputs") or {}).items()]
+        files = tuple(file for node_id, output in outputs for file in _files(node_id, output))
+        texts = _texts(outputs)
+    except (AttributeError, TypeError, LookupError, ValueError) as error:
+        raise EngineUnavailableError("the engine's record of the run is not what ComfyUI writes") from error
+    return EngineRun(prompt_id, files, texts, dict(node_seconds))
+
+
+def _shown_node(entry: Mapping[str, Any], node_id: str) -> str:
+    """The workflow's node for one that a node added while it ran: the editor shows outputs there, and so do we."""
+    meta = (entry.get("meta") or {}).get(node_id) or {}
+    return str(meta.get("display_node") or node_id)
 
 
 def ignore_outputs(_files: tuple[EngineFile, ...]) -> None:
@@ -102,7 +109,8 @@ def parse_executed(message: Mapping[str, Any], *, prompt_id: str) -> tuple[Engin
     if message.get("type") != "executed" or not isinstance(data, dict) or data.get("prompt_id") != prompt_id:
         return ()
     output = data.get("output")  # null for a node from the cache that shows nothing
-    return tuple(_files(str(data.get("node")), output)) if isinstance(output, dict) else ()
+    node_id = str(data.get("display_node") or data.get("node"))
+    return tuple(_files(node_id, output)) if isinstance(output, dict) else ()
 
 
 def _files(node_id: str, output: Mapping[str, Any]) -> Iterator[EngineFile]:
@@ -118,10 +126,13 @@ def _files(node_id: str, output: Mapping[str, Any]) -> Iterator[EngineFile]:
                 )
 
 
-def _texts(output: Mapping[str, Any]) -> list[str]:
-    value = output.get(_TEXT)
-    items = value if isinstance(value, list) else [value]
-    return [item for item in items if isinstance(item, str)]
+def _texts(outputs: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, list[str]]:
+    texts: dict[str, list[str]] = {}
+    for node_id, output in outputs:
+        value = output.get(_TEXT)
+        if strings := [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]:
+            texts.setdefault(node_id, []).extend(strings)
+    return texts
 
 
 def _failure(status: Mapping[str, Any]) -> JobFailedError:
@@ -163,10 +174,15 @@ def to_refusal(answer: object) -> InvalidWorkflowError:
     error = document.get("error")
     if isinstance(error, dict) and error.get("type") == "prompt_no_outputs":
         return InvalidWorkflowError(NO_OUTPUT)
-    node_errors = _without_traces(document.get("node_errors") or {})
-    lines = [line for node_id, node in node_errors.items() for line in _node_lines(node_id, node)]
+    node_errors = _without_traces(document.get("node_errors"))
+    try:
+        lines = [line for node_id, node in (node_errors or {}).items() for line in _node_lines(node_id, node)]
+    except (AttributeError, TypeError):
+        node_errors, lines = {}, []
     message = "; ".join(lines) or _describe(error)
-    return InvalidWorkflowError(f"the engine refuses the workflow: {message}", details={"node_errors": node_errors})
+    return InvalidWorkflowError(
+        f"the engine refuses the workflow: {message}", details={"node_errors": node_errors or {}}
+    )
 
 
 def _node_lines(node_id: str, node: Mapping[str, Any]) -> Iterator[str]:

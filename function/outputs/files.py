@@ -9,20 +9,45 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from function.errors import InputRefusedError, NodeFailedError
 from function.job import Output
 from function.storage.objects import is_key, media_type_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from function.engine.results import EngineFile
 
 _OUTPUT_FOLDER = "output"
+_TEMP_FOLDER = "temp"
+
+
+class EngineFileSource(Protocol):
+    """The bytes of one file, from its beginning to its end.
+
+    Attributes:
+        size_bytes: Its length when it was opened.
+        version: What changes when the file is written to or replaced, as it was when it was opened.
+    """
+
+    size_bytes: int
+    version: tuple[object, ...]
+
+    def read(self, size: int = -1, /) -> bytes:
+        """The next bytes, at most `size`; all that is left if it is negative."""
+        ...
+
+    def picture(self) -> BinaryIO | Path:
+        """What Pillow can open to see the dimensions, once the file was read to its end."""
+        ...
+
+    def close(self) -> None:
+        """Let it go."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +55,14 @@ class OutputFolder:
     """Where the engine wrote the files of one job.
 
     Attributes:
-        output_dir: OUTPUT_DIR, which function and engine share.
+        output_dir: OUTPUT_DIR; a file that lies there is read from there.
         job_id: The job; its files lie in a folder of this name unless a workflow computes its own prefix.
+        view: Reads a file through the engine where it does not lie in OUTPUT_DIR; None where the engine has none such.
     """
 
     output_dir: Path
     job_id: str
+    view: Callable[[EngineFile], EngineFileSource | None] = lambda _: None
 
     @contextmanager
     def removed_at_the_end(self) -> Iterator[None]:
@@ -45,33 +72,58 @@ class OutputFolder:
         finally:
             shutil.rmtree(self.output_dir / self.job_id, ignore_errors=True)
 
-    def named(self, files: Sequence[EngineFile]) -> list[tuple[str, EngineFile]]:
-        """The files that count as outputs, each with its name below the job's folder.
-
-        Previews don't count: those are temporary files of the engine.
+    def saved(self, files: Sequence[EngineFile]) -> list[tuple[str, EngineFile]]:
+        """The files that were saved, each with its name below the job's folder.
 
         Raises:
             InputRefusedError: A file lies outside OUTPUT_DIR, or two different ones have the same name.
         """
-        kept = [(self._name(file), file) for file in files if file.folder_type == _OUTPUT_FOLDER]
+        return self._named(file for file in files if file.folder_type == _OUTPUT_FOLDER)
+
+    def outputs(self, files: Sequence[EngineFile]) -> list[tuple[str, EngineFile]]:
+        """The outputs of a run that ended: the files that were saved, or its previews where none was.
+
+        Previews are temporary files of the engine, which nodes such as PreviewImage show in the editor.
+
+        Raises:
+            InputRefusedError: As for `saved`.
+        """
+        return self.saved(files) or self._named(file for file in files if file.folder_type == _TEMP_FOLDER)
+
+    def _named(self, files: Iterable[EngineFile]) -> list[tuple[str, EngineFile]]:
+        named = [(self._name(file), file) for file in files]
         paths: dict[str, tuple[str, str]] = {}
-        for name, file in kept:
+        for name, file in named:
             if paths.setdefault(name, (file.subfolder, file.filename)) != (file.subfolder, file.filename):
                 raise InputRefusedError(f"node {file.node_id}: another node wrote {name!r} too; choose another prefix")
-        return kept
+        return named
 
-    def open(self, file: EngineFile, *, on_bytes: Callable[[int], None] = lambda _: None) -> HashingFile:
+    def open(self, file: EngineFile, *, on_bytes: Callable[[int], None] = lambda _: None) -> HashingReader:
         """Open one file.
 
         Raises:
             InputRefusedError: It lies outside OUTPUT_DIR.
             NodeFailedError: It can't be read, or isn't there.
+            EngineUnavailableError: It is read through the engine, which does not answer.
         """
+        source = (self._on_disk(file) if file.folder_type == _OUTPUT_FOLDER else None) or self.view(file)
+        if source is None:
+            raise output_failure(file, "which can't be read: there is no such file")
+        return HashingReader(source, on_bytes=on_bytes)
+
+    def version(self, file: EngineFile) -> tuple[object, ...]:
+        """What changes when the file is written to or replaced; raises as `open`."""
+        with self.open(file) as source:
+            return source.version
+
+    def _on_disk(self, file: EngineFile) -> DiskFile | None:
         path = Path(os.path.realpath(self.output_dir / file.subfolder / file.filename))
         if not path.is_relative_to(os.path.realpath(self.output_dir)):
             raise _outside(file)
         try:
-            return HashingFile(path, on_bytes=on_bytes)
+            return DiskFile(path)
+        except FileNotFoundError:  # the engine writes elsewhere, or has removed it
+            return None
         except OSError as error:
             raise output_failure(file, f"which can't be read: {error.strerror}") from error
 
@@ -82,45 +134,70 @@ class OutputFolder:
         return name.removeprefix(f"{self.job_id}/")
 
 
-class HashingFile(FileIO):
-    """A file that is hashed while it is read.
+class DiskFile(FileIO):
+    """A file in OUTPUT_DIR; see `EngineFileSource`."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._path = path
+        status = os.fstat(self.fileno())
+        self.size_bytes = status.st_size
+        self.version: tuple[object, ...] = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+    def picture(self) -> Path:
+        """Its path: Pillow reads no more of it than it needs."""
+        return self._path
+
+
+class HashingReader:
+    """A source that is hashed while it is read; a context that closes it.
 
     Args:
-        path: The file.
+        source: The file.
         on_bytes: Called with the number of bytes of each read; an error that it raises ends the reading.
 
     Attributes:
-        version: What changes when the file is written to or replaced, as it was when it was opened.
-        size_bytes: Its length at that moment.
+        size_bytes: As of the source.
+        version: As of the source.
         sha256: Digest of what was read.
     """
 
-    def __init__(self, path: Path, *, on_bytes: Callable[[int], None]) -> None:
-        super().__init__(path)
-        self.path = path
-        self.version = self.current_version()
-        self.size_bytes = os.fstat(self.fileno()).st_size
+    def __init__(self, source: EngineFileSource, *, on_bytes: Callable[[int], None]) -> None:
+        self.size_bytes = source.size_bytes
+        self.version = source.version
         self.sha256 = hashlib.sha256()
+        self._source = source
         self._on_bytes = on_bytes
 
-    def current_version(self) -> tuple[int, ...]:
-        """`version` as of now."""
-        status = os.fstat(self.fileno())
-        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    def __enter__(self) -> Self:
+        """It is open already."""
+        return self
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read and hash; sequential reads only."""
-        data = super().read(size)
+    def __exit__(self, *_: object) -> None:
+        """Close the source."""
+        self._source.close()
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read and hash."""
+        data = self._source.read(size)
         self.sha256.update(data)
         self._on_bytes(len(data))
         return data
 
+    def image_size(self) -> tuple[int | None, int | None]:
+        """Width and height in pixels of an image that was read; None for what Pillow can't tell."""
+        try:
+            with Image.open(self._source.picture()) as image:
+                return image.size
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # no image, or its header goes on
+            return None, None
 
-def describe(name: str, file: EngineFile, source: HashingFile) -> Output:
+
+def describe(name: str, file: EngineFile, source: HashingReader) -> Output:
     """What is known of a file that was read to its end."""
     place = PurePosixPath(name)
     media_type = media_type_of(name)
-    width, height = _image_size(source.path) if media_type.startswith("image/") else (None, None)
+    width, height = source.image_size() if media_type.startswith("image/") else (None, None)
     return Output(
         node_id=file.node_id,
         kind=file.kind,
@@ -132,14 +209,6 @@ def describe(name: str, file: EngineFile, source: HashingFile) -> Output:
         width=width,
         height=height,
     )
-
-
-def _image_size(path: Path) -> tuple[int | None, int | None]:
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        return None, None
 
 
 def output_failure(file: EngineFile, what: str) -> NodeFailedError:

@@ -37,8 +37,9 @@ class InlineOutputs:
         Raises:
             InputRefusedError: A file lies outside OUTPUT_DIR.
             NodeFailedError: A file can't be read.
+            EngineUnavailableError: A file is read through the engine, which does not answer.
         """
-        return tuple(self._read(name, file) for name, file in self._folder.named(files))
+        return tuple(self._read(name, file) for name, file in self._folder.outputs(files))
 
     def _read(self, name: str, file: EngineFile) -> Output:
         with self._folder.open(file) as source:

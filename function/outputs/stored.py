@@ -88,7 +88,7 @@ class StoredOutputs:
     def begin(self, files: Sequence[EngineFile]) -> None:
         """Begin to store files that are written, while the run goes on; whatever is wrong with them, `finish` says."""
         with suppress(InputRefusedError):
-            for name, file in self._folder.named(files):
+            for name, file in self._folder.saved(files):
                 if name not in self._uploads:
                     self._start(name, file)
 
@@ -102,8 +102,9 @@ class StoredOutputs:
             StorageUnavailableError: One of them could not be stored.
             InputRefusedError: A file lies outside OUTPUT_DIR or has a name that can't be a key.
             NodeFailedError: A file can't be read, or was written to while it was stored.
+            EngineUnavailableError: A file is read through the engine, which does not answer.
         """
-        named = self._folder.named(files)
+        named = self._folder.outputs(files)
         wanted = dict(named)
         self._meter.expect({name: self._size_bytes(file) for name, file in wanted.items()})
         late = wanted.keys() - self._uploads.keys()
@@ -124,8 +125,7 @@ class StoredOutputs:
         except ComfyfnError as error:
             _log.warning("output %s: %s; it is stored again", name, error.message)
             return False
-        with self._folder.open(file) as source:
-            return source.version == stored.version
+        return self._folder.version(file) == stored.version
 
     def _store_file(self, name: str, file: EngineFile) -> _Stored:
         url = self._store.object_url(self._prefix + name)
@@ -138,7 +138,7 @@ class StoredOutputs:
                 )
             except ValueError as error:  # it became shorter
                 raise output_failure(file, "and went on writing to it") from error
-            if source.current_version() != source.version:
+            if self._folder.version(file) != source.version:
                 raise output_failure(file, "and went on writing to it")
             return _Stored(replace(describe(name, file, source), url=url), source.version)
 
@@ -162,7 +162,7 @@ class StoredOutputs:
 @dataclass(frozen=True, slots=True)
 class _Stored:
     output: Output
-    version: tuple[int, ...]
+    version: tuple[object, ...]
 
 
 class _StoppedError(Exception):

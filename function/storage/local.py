@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from io import BufferedReader
 
-    from function.storage.objects import OnBytes, RangeStream
+    from function.storage.objects import OnBytes, RangeStream, Readable
 
 _CHUNK_BYTES = 1024 * 1024
 _SETTLED_SECONDS = 2.0
@@ -127,7 +127,7 @@ class LocalStore:
             with self._staged(iter([data])) as (staged, _etag), self._committing():
                 return self._link(key, staged)
 
-    def upload(self, key: str, source: BinaryIO, *, size_bytes: int, media_type: str = "") -> ObjectInfo:
+    def upload(self, key: str, source: Readable, *, size_bytes: int, media_type: str = "") -> ObjectInfo:
         """Write one object of any size; the media type follows from the key's extension."""
         del media_type
         reader = SizedReader(source, size_bytes=size_bytes)

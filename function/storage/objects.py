@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from function.errors import InputRefusedError, StorageUnavailableError
 
@@ -180,7 +180,7 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def upload(self, key: str, source: BinaryIO, *, size_bytes: int, media_type: str) -> ObjectInfo:
+    def upload(self, key: str, source: Readable, *, size_bytes: int, media_type: str) -> ObjectInfo:
         """Write one object of any size from a stream, in bounded memory.
 
         Args:
@@ -228,6 +228,14 @@ class ObjectStore(Protocol):
         ...
 
 
+class Readable(Protocol):
+    """A stream that is read once, from where it stands."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """The next bytes, at most `size`; all that is left if it is negative. None are left when there are none."""
+        ...
+
+
 class SizedReader:
     """A stream of which exactly `size_bytes` are read; it can't be rewound.
 
@@ -235,7 +243,7 @@ class SizedReader:
         ValueError: On reading, when the stream ends early.
     """
 
-    def __init__(self, source: BinaryIO, *, size_bytes: int) -> None:
+    def __init__(self, source: Readable, *, size_bytes: int) -> None:
         self._source = source
         self._size_bytes = self._left_bytes = size_bytes
 

@@ -13,7 +13,7 @@ import uuid
 from contextlib import closing, contextmanager
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import boto3.session
 from boto3.s3.transfer import TransferConfig
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef, ListObjectsV2OutputTypeDef, PutObjectOutputTypeDef
 
-    from function.storage.objects import OnBytes, RangeStream
+    from function.storage.objects import OnBytes, RangeStream, Readable
 
 _MIB = 1024 * 1024
 _CHUNK_BYTES = _MIB
@@ -180,7 +180,7 @@ class S3Store:
                 self._sleep(pause_seconds)
         raise StorageUnavailableError(f"{self.object_url(key)}: concurrent writes kept colliding: try later")
 
-    def upload(self, key: str, source: BinaryIO, *, size_bytes: int, media_type: str) -> ObjectInfo:
+    def upload(self, key: str, source: Readable, *, size_bytes: int, media_type: str) -> ObjectInfo:
         """Write one object of up to 48 GiB; from 16 MiB on in parts, four at a time, in 40 MB of memory."""
         reader = SizedReader(source, size_bytes=size_bytes)
         if size_bytes < _WHOLE_BYTES:

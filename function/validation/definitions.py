@@ -17,6 +17,8 @@ from function.models.references import LOADER_INPUTS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from function.workflow import Workflow
+
 ANY = "*"
 
 _CORE_MODULES = re.compile(r"nodes|comfy_extras\..+")
@@ -95,11 +97,23 @@ class Definitions:
     nodes: Mapping[str, NodeDefinition]
     replacements: Mapping[str, str] = field(default_factory=dict)
 
+    def node(self, class_type: str) -> NodeDefinition | None:
+        """What runs for a class; None where the engine knows none such."""
+        return self.nodes.get(self.replacements.get(class_type, class_type))
+
 
 def parse_definitions(object_info: Mapping[str, Any], node_replacements: Mapping[str, Any]) -> Definitions:
     """Read the answers of `/object_info` and `/node_replacements`; what isn't as expected is left out."""
     nodes = {name: _node(name, entry) for name, entry in object_info.items() if isinstance(entry, dict)}
     return Definitions(nodes, dict(_replacements(node_replacements, nodes)))
+
+
+def output_nodes(workflow: Workflow, definitions: Definitions | None) -> frozenset[str]:
+    """The nodes from which ComfyUI starts; none where the classes are not known."""
+    if definitions is None:
+        return frozenset()
+    found = ((node_id, definitions.node(node["class_type"])) for node_id, node in workflow.items())
+    return frozenset(node_id for node_id, node in found if node and node.is_output)
 
 
 def _replacements(document: Mapping[str, Any], known: Mapping[str, NodeDefinition]) -> Iterator[tuple[str, str]]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from function.engine.client import EngineRun
+    from function.engine.previews import Preview
     from function.telemetry import Progress
 
 WORKFLOW = {"1": {"class_type": "SaveImage", "inputs": {}}}
@@ -48,6 +49,7 @@ def run(
     *,
     progress: list[Progress] | None = None,
     announced: list[EngineFile] | None = None,
+    previews: list[Preview] | None = None,
     **limits: Any,
 ) -> EngineRun:
     """Run the recording's own workflow."""
@@ -59,6 +61,7 @@ def run(
         limits=RunLimits(**limits),
         on_progress=[].append if progress is None else progress.append,
         on_outputs=[].extend if announced is None else announced.extend,
+        on_preview=None if previews is None else previews.append,
     )
 
 
@@ -89,6 +92,43 @@ def test_recorded_success(engine: ReplayEngine, name: str, files: list[tuple[str
     classes = {node["class_type"] for node in engine.recording.workflow.values()}
     assert {step.detail for step in progress} <= classes | {""}
     assert result.node_seconds.keys() <= engine.recording.workflow.keys()
+
+
+@pytest.mark.parametrize("name", ["preview_plain", "preview_meta"])
+def test_previews_are_handed_on_to_who_asks(engine: ReplayEngine, name: str) -> None:
+    """The prompt asks for them, the first message says what we understand, and the node is named either way."""
+    engine.recording = Recording.of_run(name)
+    previews: list[Preview] = []
+    run(engine, previews=previews)
+    assert 1 <= len(previews) <= 4
+    assert {(preview.node_id, preview.media_type) for preview in previews} == {("4", "image/jpeg")}
+    binaries = [message["data"] for message in engine.recording.messages if message["type"] == "<binary>"]
+    overhead = 8 if name == "preview_plain" else 8 + 166
+    assert len(previews[-1].data) == binaries[-1]["len"] - overhead
+    assert engine.bodies[0]["extra_data"] == {"preview_method": "auto"}
+    flags = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
+    assert [json.loads(text) for text in engine.told] == [flags]
+
+
+def test_a_run_that_nobody_watches_asks_for_no_previews(engine: ReplayEngine) -> None:
+    """An engine that sends them all the same is not listened to."""
+    engine.recording = Recording.of_run("preview_meta")
+    assert run(engine).files
+    assert "extra_data" not in engine.bodies[0]
+    assert engine.told == []
+
+
+def test_progress_names_nodes_and_steps(engine: ReplayEngine) -> None:
+    """Of a recorded run: the sampler's four steps, and as many nodes as the workflow has."""
+    engine.recording = Recording.of_run("ksampler")
+    progress: list[Progress] = []
+    run(engine, progress=progress)
+    steps = [(step.node_id, step.class_type, step.step, step.steps) for step in progress if step.steps]
+    assert list(dict.fromkeys(steps)) == [("4", "KSampler", number, 4) for number in range(1, 5)]
+    assert {step.nodes_total for step in progress} == {len(engine.recording.workflow)}
+    done = [step.nodes_done for step in progress]
+    assert done == sorted(done)
+    assert done[-1] == len(engine.recording.workflow)
 
 
 def test_file_is_reported_whole(engine: ReplayEngine) -> None:

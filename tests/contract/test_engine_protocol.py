@@ -1,6 +1,7 @@
 """The protocol of ComfyUI 0.3.64: recorded requests are sent again and the answers compared with the recorded ones.
 
-Runs against the embedded core; with COMFY_HOME set, against that ComfyUI.
+Runs against the embedded core; with COMFY_HOME set, against that ComfyUI. Where another version is known to answer
+otherwise, the test says so: with what it expects there, or with the reason why the recording does not apply.
 """
 
 from __future__ import annotations
@@ -13,7 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.engine import EmbeddedEngine, Message, case, embedded_only, messages_until_end, receive, recorded
+from tests.support.engine import (
+    RECORDED_VERSION,
+    EmbeddedEngine,
+    Message,
+    as_recorded,
+    case,
+    embedded_only,
+    engine_version,
+    messages_until_end,
+    receive,
+    recorded,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +85,7 @@ def comparable(value: object, engine: EmbeddedEngine | None = None) -> Any:
 
 
 def _without_noise(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    kept = {key: value for key, value in pairs if key not in {"timestamp", "traceback"}}
+    kept = {key: value for key, value in pairs if key not in {"timestamp", "traceback", "create_time"}}
     for unordered in ("executed", "current_outputs"):
         if isinstance(kept.get(unordered), list):
             kept[unordered] = sorted(kept[unordered])
@@ -102,6 +114,10 @@ def test_recorded_runs_again(recorded_inputs: EmbeddedEngine, names: tuple[str, 
     engine = recorded_inputs
     for name in names:
         recording = recorded(name)
+        if name == "run_fail_v3_missing_model_at_runtime" and engine_version() != RECORDED_VERSION:
+            answer = engine.post("/prompt", recording["post"]["request_json"])
+            assert answer.status == 400  # newer cores look for the files of V3 loaders when the prompt is posted
+            continue
         with engine.socket(uuid.uuid4().hex) as bystander:
             receive(bystander)
             run = engine.run(recording["post"]["request_json"]["prompt"])
@@ -121,6 +137,7 @@ def test_run_without_client(engine: EmbeddedEngine) -> None:
     assert comparable(seen) == comparable(expected)
 
 
+@as_recorded("the texts and some types of refusals changed")
 def test_recorded_validation(engine_factory: Callable[..., EmbeddedEngine]) -> None:
     """Good and bad prompts get the recorded status, type and body, their place in the queue included."""
     engine = engine_factory()
@@ -136,6 +153,7 @@ def test_recorded_validation(engine_factory: Callable[..., EmbeddedEngine]) -> N
     assert differences == {}
 
 
+@as_recorded("newer cores refuse some of these when they are posted")
 def test_recorded_ends_of_accepted_prompts(engine_factory: Callable[..., EmbeddedEngine]) -> None:
     """Each prompt that validation lets through ends as recorded, with the recorded error if it fails."""
     engine = engine_factory()
@@ -165,6 +183,7 @@ def test_recorded_missing_model_of_a_v1_loader(recorded_inputs: EmbeddedEngine) 
     assert (answer.status, answer.json) == (exchange["status"], exchange["json"])
 
 
+@as_recorded("there are more model folders, features and input options")
 def test_recorded_information(engine_factory: Callable[..., EmbeddedEngine]) -> None:
     """A fresh core answers GET as recorded: status, type, body."""
     engine = engine_factory()
@@ -189,7 +208,7 @@ def test_system_stats(engine: EmbeddedEngine) -> None:
     assert (
         stats["system"].keys() & {"comfyui_version", "ram_total", "python_version", "argv"} <= expected["system"].keys()
     )
-    assert stats["system"]["comfyui_version"] == expected["system"]["comfyui_version"]
+    assert stats["system"]["comfyui_version"] == engine_version()
     assert [device.keys() for device in stats["devices"]] == [device.keys() for device in expected["devices"]]
 
 
@@ -199,6 +218,7 @@ def test_embedded_engine_names_itself(engine: EmbeddedEngine) -> None:
     assert "embedded_engine" in engine.get("/system_stats").json["system"]
 
 
+@as_recorded("display names and categories changed")
 def test_object_info_as_recorded(engine: EmbeddedEngine) -> None:
     """Every node that the core and the recording share has the recorded inputs, outputs and names."""
     shared = engine.get("/object_info").json
@@ -259,7 +279,7 @@ def test_queue_shows_running_and_pending(busy: tuple[EmbeddedEngine, str, list[s
     queue = engine.get("/queue").json
     assert prompt_ids(queue["queue_running"]) == [running]
     assert prompt_ids(queue["queue_pending"]) == pending
-    assert queue["queue_pending"][0][2:] == [simple("p0"), {}, ["2"]]
+    assert comparable(queue["queue_pending"][0][2:]) == [simple("p0"), {}, ["2"]]
     assert engine.get("/prompt").json == {"exec_info": {"queue_remaining": 3}}
     assert engine.get(f"/history/{running}").json == {}
     engine.post("/interrupt", {})
@@ -372,11 +392,16 @@ def busy_client(engine: EmbeddedEngine) -> tuple[EmbeddedEngine, str]:
 
 
 def test_feature_flags(engine: EmbeddedEngine) -> None:
-    """A client that begins with its feature flags gets the core's."""
-    expected = recorded("record4_files")["ws_feature_flags"]
+    """A client that begins with its feature flags gets the core's; newer cores have more."""
+    greeting, flags = recorded("record4_files")["ws_feature_flags"]
     with engine.socket(uuid.uuid4().hex) as opened:
         opened.send(json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}}))
-        assert comparable([receive(opened), receive(opened)]) == comparable(expected)
+        assert comparable(receive(opened)) == comparable(greeting)
+        got = receive(opened)
+    assert got["type"] == flags["type"]
+    assert flags["data"].items() <= got["data"].items()
+    if engine_version() == RECORDED_VERSION:
+        assert got == flags
 
 
 def test_sockets_under_the_prefix(engine: EmbeddedEngine) -> None:
@@ -398,7 +423,14 @@ def test_history_window(engine: EmbeddedEngine) -> None:
 
 
 def test_prompt_id_of_the_caller(engine: EmbeddedEngine) -> None:
-    """Any text is taken as a prompt's id, and a second prompt under it replaces the first one's entry."""
+    """Any text is taken as a prompt's id, and a second prompt under it replaces the first one's entry.
+
+    Newer cores take canonical UUIDs alone.
+    """
+    if engine_version() != RECORDED_VERSION:
+        answer = engine.post("/prompt", {"prompt": simple("own"), "prompt_id": "my-own-id"})
+        assert (answer.status, answer.json["error"]["type"]) == (400, "invalid_prompt_id")
+        return
     for color in (1, 2):
         assert engine.run(simple("own", color), prompt_id="my-own-id").answer.json["prompt_id"] == "my-own-id"
     assert engine.get("/history/my-own-id").json["my-own-id"]["prompt"][2] == simple("own", 2)

@@ -7,6 +7,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import urllib3
 
 from events import JOB_COMPLETED, JOB_FAILED
 from function.job import derived_job_id
@@ -147,6 +148,21 @@ def test_kill_9_of_the_worker_leaves_no_engine_and_gunicorn_starts_both_again(
     wait_until(lambda: not runs(engine), what="the engine's end")
     wait_until(lambda: len(_workers(function)) == 1 and function.is_ready(), what="the restart")
     assert function.worker_pid != worker
+    good_job_succeeds(function)
+
+
+def test_kill_9_of_the_worker_in_mid_run_costs_one_attempt(function_factory: FunctionFactory) -> None:
+    """The client loses its connection; the event that is delivered again completes in the second attempt."""
+    function = function_factory()
+    call = Background(lambda: function.send_event("slow", {"workflow": slow_workflow()}))
+    wait_until(lambda: b'"executing"' in function.get("/jobs/" + job_of("slow")).body, what="the engine's work")
+    worker = function.worker_pid
+    os.kill(worker, signal.SIGKILL)
+    with pytest.raises(urllib3.exceptions.HTTPError):
+        call.join()
+    wait_until(lambda: worker not in _workers(function) and function.is_ready(), what="the restart")
+    again = function.send_event("slow", {"workflow": slow_workflow()})
+    assert (again.status, again.json["type"], again.json["data"]["attempt"]) == (200, JOB_COMPLETED, 2)
     good_job_succeeds(function)
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
+import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from events import JOB_COMPLETED, JOB_FAILED
+from function.cli.local import free_port
 from function.job import derived_job_id
 from tests.e2e.test_main_job import slow_workflow
+from tests.e2e.test_serving import start_slow_job
 from tests.support.engine import case
 from tests.support.function_process import EVENT_SOURCE, Background
 from tests.support.processes import wait_until
@@ -156,3 +160,56 @@ def test_animations_subfolders_and_texts_are_outputs(function_factory: FunctionF
     assert manifest["texts"] == {"3": ["hello"]}
     stored = function.get(f"/outputs/{JOB_ID}/1/films/a/clip_00001_.webp")
     assert hashlib.sha256(stored.body).hexdigest() == output["sha256"]
+
+
+def test_a_workflow_that_only_shows_pictures_delivers_those(function_factory: FunctionFactory) -> None:
+    """Previews are its outputs, in the answer and in storage; beside a saved file they are left out."""
+    function = function_factory()
+    workflow = case("01_empty_save")
+    workflow["2"] = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
+    answer = function.post("/prompt", {"prompt": workflow})
+    assert (answer.status, len(answer.json["images"])) == (200, 1)
+    (output,) = function.send_event("preview", {"workflow": workflow}).json["data"]["outputs"]
+    assert (output["node_id"], output["kind"], output["media_type"], output["subfolder"]) == (
+        "2",
+        "images",
+        "image/png",
+        "",
+    )
+    assert stored_outputs(function)[0].stat().st_size == output["size_bytes"]
+    both = workflow | {"save": case("01_empty_save")["2"]}
+    (output,) = function.send_event("both", {"workflow": both}).json["data"]["outputs"]
+    assert output["node_id"] == "save"
+
+
+def test_outputs_of_an_engine_that_writes_elsewhere_are_streamed_from_it(
+    function_factory: FunctionFactory, tmp_path: Path
+) -> None:
+    """Its output directory is not ours: the files come through its `/view`, the same bytes."""
+    home, elsewhere = tmp_path / "ComfyUI", tmp_path / "elsewhere"
+    home.mkdir()
+    flags = ["--output-directory", str(elsewhere)]  # the last one counts
+    (home / "main.py").write_text(
+        "import os, sys\n"
+        f"argv = [sys.executable, '-m', 'function.engine.embedded', *sys.argv[1:], *{flags}]\n"
+        "os.execv(sys.executable, argv)\n"
+    )
+    command = shlex.join([sys.executable, "main.py", "--port", str(free_port())])
+    function = function_factory(ENGINE="comfyui", COMFY_HOME=str(home), CMD=command)
+    assert len(function.post("/prompt", {"prompt": case("01_empty_save")}).json["images"]) == 1
+    (output,) = function.send_event("elsewhere", {"workflow": case("01_empty_save")}).json["data"]["outputs"]
+    (stored,) = stored_outputs(function)
+    assert hashlib.sha256(stored.read_bytes()).hexdigest() == output["sha256"]
+    assert stored.read_bytes() in [path.read_bytes() for path in elsewhere.rglob("*.png")]
+    assert (output["width"], output["height"]) == (64, 64)
+
+
+def test_a_running_job_shows_its_node_and_how_many_there_are(function_factory: FunctionFactory) -> None:
+    """`GET /jobs/<id>` has them, with the stage and the fraction of the whole."""
+    function = function_factory()
+    call = start_slow_job(function, "e1")
+    wait_until(lambda: progress_of(function).get("nodes_done", 0) >= 2, what="two nodes' end")
+    progress = progress_of(function)
+    assert (progress["stage"], progress["class_type"], progress["nodes_total"]) == ("executing", "ImageBlur", 14)
+    assert progress["node_id"] in slow_workflow()
+    assert call.join().json["type"] == JOB_COMPLETED

@@ -8,8 +8,9 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from events import JOB_FAILED
+from events import JOB_COMPLETED, JOB_FAILED
 from function.cli.local import free_port
+from tests.e2e.test_serving import start_slow_job
 from tests.support.engine import case
 from tests.support.processes import child_pids, wait_until
 
@@ -109,3 +110,19 @@ def test_nodes_and_sizes_that_the_operator_does_not_allow_are_refused(function_f
     answer = function.post("/prompt", {"prompt": small})
     assert (answer.status, answer.json["code"]) == (422, "budget_exceeded")
     assert "MAX_PIXELS=4096" in answer.json["error"]
+
+
+def test_a_workflow_that_cannot_run_is_refused_while_another_job_runs(function_factory: FunctionFactory) -> None:
+    """It doesn't wait for the GPU: the prompt is refused, the stored job has its failed manifest."""
+    function = function_factory()
+    wait_until((function.root / "data" / "engine" / "nodes.json").exists, what="the nodes on disk")
+    running = start_slow_job(function)
+    bad = case("01_empty_save") | {"x": {"class_type": "NoSuchNode", "inputs": {}}}
+    assert "node x (NoSuchNode)" in refusal(function, bad)["error"]
+    answer = function.send_event("bad", {"workflow": bad})
+    assert (answer.status, answer.json["type"]) == (200, JOB_FAILED)
+    assert answer.json["data"]["attempt"] == 1
+    assert function.result_path("bad").exists()
+    assert running.running
+    assert running.join().json["type"] == JOB_COMPLETED
+    assert len(function.engine_history()) == 1

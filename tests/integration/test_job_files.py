@@ -15,7 +15,7 @@ from function.inputs import staged_inputs
 from function.outputs.files import OutputFolder
 from function.outputs.inline import InlineOutputs
 from function.telemetry import ignore_progress
-from tests.support.outputs import written
+from tests.support.outputs import file_of_engine, small_image, written
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -128,9 +128,36 @@ def test_outputs_of_a_job_that_stores_nothing_carry_their_bytes(tmp_path: Path) 
     assert (output.width, output.height, output.media_type) == (3, 2, "image/png")
 
 
-def test_previews_are_no_outputs(tmp_path: Path) -> None:
-    """Temporary files of the engine are left to it."""
-    assert read(tmp_path, written(tmp_path, "p.png", "", folder_type="temp")) == ()
+def test_previews_are_no_outputs_beside_files_that_were_saved(tmp_path: Path) -> None:
+    """Temporary files of the engine are left to it; a file of its input folder never is an output."""
+    preview, saved = written(tmp_path, "p.png", "", folder_type="temp"), written(tmp_path, "a.png")
+    assert [output.filename for output in read(tmp_path, preview, saved)] == ["a.png"]
+    assert read(tmp_path, written(tmp_path, "i.png", "", folder_type="input")) == ()
+
+
+def test_previews_are_the_outputs_of_a_run_that_saved_nothing(served: OutputFolder) -> None:
+    """They lie in the engine's own folder, so they are read through it."""
+    with InlineOutputs(served) as outputs:
+        (output,) = outputs.finish([file_of_engine("p.png", folder_type="temp")])
+    assert (output.data, output.filename, output.subfolder) == (small_image(), "p.png", "")
+    assert (output.width, output.height) == (3, 2)
+
+
+def test_a_file_that_is_not_in_the_output_directory_is_read_through_the_engine(served: OutputFolder) -> None:
+    """As for an engine whose directory is not shared; digest, size and dimensions are as from disk."""
+    with InlineOutputs(served) as outputs:
+        (output,) = outputs.finish([file_of_engine("a.png", "j1/sub")])
+    assert (output.subfolder, output.data, output.width) == ("sub", small_image(), 3)
+    assert (output.sha256, output.size_bytes) == (hashlib.sha256(small_image()).hexdigest(), len(small_image()))
+
+
+def test_an_engine_that_has_no_such_file_either(served: OutputFolder) -> None:
+    """That is the node's failure."""
+    with (
+        InlineOutputs(served) as outputs,
+        pytest.raises(NodeFailedError, match=r"reported 'gone\.png', which can't be"),
+    ):
+        outputs.finish([file_of_engine("gone.png")])
 
 
 def test_an_image_that_is_none_has_no_dimensions(tmp_path: Path) -> None:
@@ -164,7 +191,9 @@ def test_an_output_outside_the_output_directory_is_refused(tmp_path: Path, filen
 def test_a_reported_file_that_is_not_there_is_the_nodes_failure(tmp_path: Path) -> None:
     """The error names node and file."""
     file = EngineFile(node_id="9", kind="images", filename="gone.png", subfolder="j1", folder_type="output")
-    with pytest.raises(NodeFailedError, match=r"node 9: reported 'gone\.png', which can't be read: No such file"):
+    with pytest.raises(
+        NodeFailedError, match=r"node 9: reported 'gone\.png', which can't be read: there is no such file"
+    ):
         read(tmp_path, file)
 
 

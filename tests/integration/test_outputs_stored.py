@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import pytest
 
 from function.engine.results import EngineFile
-from function.errors import InputRefusedError, NodeFailedError, StorageUnavailableError
+from function.errors import EngineUnavailableError, InputRefusedError, NodeFailedError, StorageUnavailableError
 from function.outputs.files import OutputFolder
 from function.outputs.stored import StoredOutputs
 from function.storage.local import LocalStore
 from function.storage.objects import ObjectMissingError
 from function.telemetry import Progress, ignore_progress
-from tests.support.outputs import small_image, written
+from tests.support.outputs import LARGE_FILE, file_of_engine, small_image, written
 from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
     from function.job import Output
-    from function.storage.objects import ObjectInfo, ObjectStore
+    from function.storage.objects import ObjectInfo, ObjectStore, Readable
     from function.storage.s3 import S3Store
 
 MIB = 2**20
@@ -60,11 +60,11 @@ print(peak_bytes() - before)
 class ChangedStore(LocalStore):
     """A directory whose uploads first do something of the test's own."""
 
-    def __init__(self, url: str, before_upload: Callable[[str, BinaryIO], object]) -> None:
+    def __init__(self, url: str, before_upload: Callable[[str, Readable], object]) -> None:
         super().__init__(url)
         self._before_upload = before_upload
 
-    def upload(self, key: str, source: BinaryIO, *, size_bytes: int, media_type: str = "") -> ObjectInfo:
+    def upload(self, key: str, source: Readable, *, size_bytes: int, media_type: str = "") -> ObjectInfo:
         """As in a directory, afterwards."""
         self._before_upload(key, source)
         return super().upload(key, source, size_bytes=size_bytes, media_type=media_type)
@@ -171,12 +171,44 @@ def test_what_the_history_does_not_list_is_no_output(store: ObjectStore, output_
     assert keys(store) == ["outputs/j1/2/2.png"]
 
 
-def test_previews_are_not_stored(local_store: LocalStore, output_dir: Path) -> None:
+def test_previews_are_not_stored_beside_files_that_were_saved(local_store: LocalStore, output_dir: Path) -> None:
     """Temporary files of the engine are left to it."""
-    preview = written(output_dir, "p.png", "", folder_type="temp")
-    with storing(local_store, output_dir) as outputs:
+    files = [written(output_dir, "p.png", "", folder_type="temp"), written(output_dir, "a.png")]
+    assert [output.filename for output in store_all(storing(local_store, output_dir), files)] == ["a.png"]
+    assert keys(local_store) == ["outputs/j1/2/a.png"]
+
+
+def test_previews_of_a_run_that_saved_nothing_are_stored_at_its_end(store: ObjectStore, served: OutputFolder) -> None:
+    """They are read through the engine, in bounded memory: nobody knows before the end whether a file will be saved."""
+    preview = file_of_engine("p.png", folder_type="temp")
+    with StoredOutputs(store, served, attempt=2, on_progress=ignore_progress) as outputs:
         outputs.begin([preview])
-        assert outputs.finish([preview]) == ()
+        assert keys(store) == []
+        (output,) = outputs.finish([preview])
+    assert (output.size_bytes, output.width, output.url) == (
+        len(small_image()),
+        3,
+        store.object_url("outputs/j1/2/p.png"),
+    )
+    assert store.get("outputs/j1/2/p.png", max_bytes=1000) == small_image()
+
+
+def test_a_file_that_the_engine_writes_elsewhere_is_streamed_from_it(store: ObjectStore, served: OutputFolder) -> None:
+    """While the run goes on; a file of many parts too."""
+    files = [file_of_engine("a.png", "j1"), file_of_engine("large.bin", "j1")]
+    first, second = store_all(StoredOutputs(store, served, attempt=2, on_progress=ignore_progress), files)
+    assert (first.filename, first.width) == ("a.png", 3)
+    assert second.sha256 == hashlib.sha256(LARGE_FILE).hexdigest()
+    assert store.head("outputs/j1/2/large.bin").size_bytes == len(LARGE_FILE)
+
+
+def test_an_engine_that_breaks_off_a_file_makes_the_job_retryable(
+    local_store: LocalStore, served: OutputFolder
+) -> None:
+    """Nothing stays in storage."""
+    files = [file_of_engine("broken.bin", "j1")]
+    with pytest.raises(EngineUnavailableError, match="broke off a file"):
+        store_all(StoredOutputs(local_store, served, attempt=2, on_progress=ignore_progress), files)
     assert keys(local_store) == []
 
 
@@ -196,7 +228,7 @@ def test_a_run_that_fails_ends_uploads_that_are_on_their_way(tmp_path: Path, out
     begun: list[str] = []
     both_began = threading.Barrier(3)
 
-    def read_for_ever(key: str, source: BinaryIO) -> None:
+    def read_for_ever(key: str, source: Readable) -> None:
         begun.append(key)
         both_began.wait(20)
         while True:
@@ -236,7 +268,7 @@ def test_an_early_upload_that_fails_is_done_again_at_the_end(tmp_path: Path, out
     """A head start can't make a job fail that would have succeeded without it."""
     failures = [StorageUnavailableError("away")]
 
-    def fail_once(_key: str, _source: BinaryIO) -> None:
+    def fail_once(_key: str, _source: Readable) -> None:
         if failures:
             raise failures.pop()
 
@@ -255,7 +287,7 @@ def test_an_output_that_can_not_be_stored_fails_the_job_and_takes_the_others_wit
 ) -> None:
     """No manifest will link to them."""
 
-    def refuse_second(key: str, _source: BinaryIO) -> None:
+    def refuse_second(key: str, _source: Readable) -> None:
         if key.endswith("/2.png"):
             raise StorageUnavailableError("away")
 

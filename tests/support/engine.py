@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -331,3 +332,28 @@ def engine(shared_engine: EmbeddedEngine) -> EmbeddedEngine:
 
 embedded_only = pytest.mark.skipif("COMFY_HOME" in os.environ, reason="about the embedded core itself, not ComfyUI")
 """Marks tests of what the embedded core does in its own way."""
+
+RECORDED_VERSION = "0.3.64"
+
+
+def engine_version() -> str:
+    """The ComfyUI that the tests run with; the embedded core speaks as the recorded one."""
+    home = os.environ.get("COMFY_HOME")
+    text = (Path(home) / "comfyui_version.py").read_text() if home else ""
+    found = re.search(r'__version__ = "([^"]+)"', text)
+    return found[1] if found else RECORDED_VERSION
+
+
+def as_recorded(what: str) -> pytest.MarkDecorator:
+    """Marks tests that compare word for word with what only the recorded version says.
+
+    Args:
+        what: What other versions say otherwise.
+    """
+    version = engine_version()
+    reason = f"recorded with ComfyUI {RECORDED_VERSION}, this is {version}: {what}"
+    return pytest.mark.skipif(version != RECORDED_VERSION, reason=reason)
+
+
+comfyui_only = pytest.mark.skipif("COMFY_HOME" not in os.environ, reason="the embedded core has nothing of the kind")
+"""Marks tests of what only the real ComfyUI does."""

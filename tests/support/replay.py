@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 RECORDED = Path(__file__).parents[1] / "data" / "comfyui" / "recorded"
 _HANDSHAKE_KEY = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _TEXT, _BINARY, _CLOSE = 1, 2, 8
+_WITH_METADATA = b"\0\0\0\4"
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class ReplayEngine(ThreadingHTTPServer):
         mute_from: From this message on send nothing, though the run goes on.
         seen: Method and path of every request, in order.
         bodies: Bodies of POST /prompt.
+        told: Texts that clients sent on their sockets.
     """
 
     daemon_threads = True
@@ -96,6 +98,7 @@ class ReplayEngine(ThreadingHTTPServer):
         self.fails_with = ""
         self.seen: list[str] = []
         self.bodies: list[dict[str, Any]] = []
+        self.told: list[str] = []
         self.sockets: dict[str, socket.socket] = {}
         self.history: dict[str, Any] = {}
         self.running: dict[str, threading.Event] = {}
@@ -131,7 +134,7 @@ class ReplayEngine(ThreadingHTTPServer):
                 return
             if message["type"] == "executing" and message["data"]["node"] is None:
                 self._end(prompt_id, self._entry(recording))
-            self.send(client_id, message)
+            self.send(client_id, message, prompt_id)
 
     def _entry(self, recording: Recording) -> dict[str, Any]:
         if self.out_of_memory:
@@ -150,14 +153,13 @@ class ReplayEngine(ThreadingHTTPServer):
         elif prompt_id in self.running:
             self.running[prompt_id].set()
 
-    def send(self, client_id: str, message: dict[str, Any]) -> None:
+    def send(self, client_id: str, message: dict[str, Any], prompt_id: str = "") -> None:
         """One message to a client's socket, if it has one."""
         connection = self.sockets.get(client_id)
         if connection is None:
             return
         if message["type"] == "<binary>":
-            head = bytes.fromhex(message["data"]["head_hex"])
-            frame = _frame(_BINARY, head.ljust(message["data"]["len"], b"\0"))
+            frame = _frame(_BINARY, _preview(message["data"], prompt_id))
         else:
             frame = _frame(_TEXT, json.dumps(message).encode())
         with suppress(OSError):
@@ -175,6 +177,25 @@ def _interrupted(prompt_id: str) -> dict[str, Any]:
 def _failure(kind: str, message: str) -> dict[str, Any]:
     data = {"node_id": "1", "node_type": "KSampler", "exception_type": kind, "exception_message": message}
     return {"outputs": {}, "status": {"status_str": "error", "messages": [["execution_error", data]]}}
+
+
+def _preview(data: dict[str, Any], prompt_id: str) -> bytes:
+    """A recorded preview: its head was kept, and its length; the metadata of a real one is written anew."""
+    head = bytes.fromhex(data["head_hex"])
+    if head.startswith(_WITH_METADATA):
+        facts = {"node_id": "4", "prompt_id": prompt_id, "display_node_id": "4", "parent_node_id": None}
+        metadata = json.dumps(facts | {"real_node_id": "4", "image_type": "image/jpeg"}).encode()
+        head = head[:4] + len(metadata).to_bytes(4, "big") + metadata
+    return head.ljust(data["len"], b"\0")
+
+
+def _read_text(connection: socket.socket) -> str:
+    """The next text that a client sends, all of them short ones; "" for its close frame, or its end."""
+    head = connection.recv(6, socket.MSG_WAITALL)
+    if len(head) < 6 or head[0] & 0xF != _TEXT:
+        return ""
+    payload = connection.recv(head[1] & 0x7F, socket.MSG_WAITALL)
+    return bytes(byte ^ head[2 + index % 4] for index, byte in enumerate(payload)).decode()
 
 
 def _frame(opcode: int, payload: bytes) -> bytes:
@@ -239,8 +260,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         engine.send(client_id, {"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 0}}}})
         with suppress(OSError):
-            if self.connection.recv(1024):  # all that a client ever sends is its close frame
-                self.connection.sendall(_frame(_CLOSE, b""))
+            while text := _read_text(self.connection):
+                engine.told.append(text)
+            self.connection.sendall(_frame(_CLOSE, b""))
         self.close_connection = True
 
     def log_message(self, *_: object) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from function.engine.results import EngineFile, one_line, parse_executed, parse_run, to_refusal
-from function.errors import InterruptedJobError, NodeFailedError, OutOfMemoryError
+from function.errors import EngineUnavailableError, InterruptedJobError, NodeFailedError, OutOfMemoryError
 
 
 def entry(outputs: dict[str, Any]) -> dict[str, Any]:
@@ -32,6 +32,33 @@ def test_every_key_with_files_counts(kind: str) -> None:
     item = {"filename": "a.bin", "subfolder": "x/y", "type": "temp"}
     files = parse_run("p", entry({"9": {kind: [item], "animated": [True]}}), node_seconds={}).files
     assert files == (EngineFile("9", kind, "a.bin", "x/y", "temp"),)
+
+
+def test_outputs_of_an_added_node_belong_to_the_node_that_added_it() -> None:
+    """The history's `meta` says which: nobody who sent the workflow knows the other."""
+    meta = {"9.0.1": {"node_id": "9.0.1", "display_node": "9", "parent_node": "9", "real_node_id": "9"}}
+    outputs = {"9.0.1": {"images": [{"filename": "a.png"}], "text": ["a"]}, "9": {"text": ["b"]}}
+    run = parse_run("p", entry(outputs) | {"meta": meta}, node_seconds={})
+    assert [file.node_id for file in run.files] == ["9"]
+    assert run.texts == {"9": ["a", "b"]}
+    data = {"node": "9.0.1", "display_node": "9", "prompt_id": "p", "output": outputs["9.0.1"]}
+    assert [file.node_id for file in parse_executed({"type": "executed", "data": data}, prompt_id="p")] == ["9"]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"status": ["success"]},
+        {"status": {"status_str": "success"}, "outputs": ["a"]},
+        {"status": {"status_str": "success"}, "outputs": {"1": ["a"]}},
+        {"status": {"status_str": "success"}, "outputs": {"1": {}}, "meta": ["a"]},
+        {"status": {"status_str": "error", "messages": ["interrupted"]}},
+    ],
+)
+def test_a_record_that_is_none_is_the_engines_fault(broken: dict[str, Any]) -> None:
+    """The job may succeed in another engine."""
+    with pytest.raises(EngineUnavailableError, match="not what ComfyUI writes"):
+        parse_run("p", broken, node_seconds={})
 
 
 def test_texts_are_kept_per_node() -> None:
@@ -100,7 +127,10 @@ def test_refusal_names_every_error() -> None:
     assert refusal.message == "the engine refuses the workflow: node 1 (X): a: b: c; node 1 (X), input e: d"
 
 
-@pytest.mark.parametrize("answer", ["", None, [], {}, {"error": "text"}, {"node_errors": {}}])
+@pytest.mark.parametrize(
+    "answer",
+    ["", None, [], {}, {"error": "text"}, {"node_errors": {}}, {"node_errors": ["a"]}, {"node_errors": {"1": 5}}],
+)
 def test_refusal_of_any_shape(answer: object) -> None:
     """An answer of unknown shape is a refusal all the same."""
     assert to_refusal(answer).message.startswith("the engine refuses the workflow: ")

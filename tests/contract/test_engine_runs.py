@@ -1,0 +1,77 @@
+"""The client's runs in an engine of its own: the embedded core or, with COMFY_HOME set, that ComfyUI."""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+
+from function.engine.client import EngineClient, RunLimits, new_prompt_id
+from function.errors import InvalidWorkflowError
+from tests.support.engine import case, comfyui_only, recorded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from function.engine.client import EngineRun
+    from function.engine.previews import Preview
+    from function.telemetry import Progress
+    from tests.support.engine import EmbeddedEngine
+
+
+def run(engine: EmbeddedEngine, workflow: dict[str, Any], **observers: Any) -> EngineRun:
+    """Run a workflow to its end."""
+    client = EngineClient("127.0.0.1", engine.port)
+    limits = RunLimits(deadline=time.monotonic() + 60)
+    return client.run(workflow, prompt_id=new_prompt_id(), limits=limits, **observers)
+
+
+def test_a_run_tells_how_far_it_is(engine: EmbeddedEngine) -> None:
+    """Each node in turn, the upscale's tiles, and at the end all that the output node needs; then from the cache."""
+    workflow = case("10_upscale_srvgg") | {"unneeded": case("01_empty_save")["1"]}
+    for _ in range(2):
+        seen: list[Progress] = []
+        files = run(engine, workflow, outputs=["4"], on_progress=seen.append).files
+        assert [file.node_id for file in files] == ["4"]
+        assert {step.nodes_total for step in seen} == {4}
+        assert (seen[-1].fraction, seen[-1].nodes_done) == (1.0, 4)
+        fractions = [step.fraction for step in seen]
+        assert fractions == sorted(fractions)
+        assert max(step.fraction for step in seen[:1]) < 1 or seen[0].nodes_done == 4
+
+
+def test_asking_for_previews_disturbs_no_run(engine: EmbeddedEngine) -> None:
+    """A workflow without a sampler has none."""
+    previews: list[Preview] = []
+    assert run(engine, case("01_empty_save"), on_preview=previews.append).files
+    assert previews == []
+
+
+@comfyui_only
+def test_previews_of_a_sampler(engine_factory: Callable[..., EmbeddedEngine]) -> None:
+    """Pictures that name their node; 0.3.64 sends them only under this flag, newer cores to whoever asks."""
+    engine = engine_factory("--preview-method", "latent2rgb")
+    workflow = recorded("run_preview_meta")["post"]["request_json"]["prompt"]
+    previews: list[Preview] = []
+    assert run(engine, workflow, on_preview=previews.append).files
+    assert {(preview.node_id, preview.media_type) for preview in previews} == {("4", "image/jpeg")}
+    with Image.open(io.BytesIO(previews[-1].data)) as picture:
+        assert picture.format == "JPEG"
+    assert run(engine, workflow | {}).files
+
+
+@pytest.mark.parametrize("bad", ["unknown class", "missing input", "bad value"])
+def test_a_refusal_names_the_node(engine: EmbeddedEngine, bad: str) -> None:
+    """Whatever the version calls it."""
+    workflow = case("01_empty_save")
+    if bad == "unknown class":
+        workflow["1"]["class_type"] = "NoSuchNode"
+    elif bad == "missing input":
+        del workflow["1"]["inputs"]["width"]
+    else:
+        workflow["1"]["inputs"]["width"] = 10**6
+    with pytest.raises(InvalidWorkflowError, match=r"(?i)node.*(NoSuchNode|EmptyImage)"):
+        run(engine, workflow)

@@ -220,7 +220,7 @@ class EngineClient:
         """Interrupt the run until it is gone; the engine forgets an interrupt that comes just as a run starts."""
         give_up_at = self._clock() + self._interrupt_seconds
         while limits.is_alive():
-            left_seconds = max(_TICK_SECONDS, give_up_at - self._clock())
+            left_seconds = max(_LEAST_SECONDS, give_up_at - self._clock())
             with suppress(EngineUnavailableError):
                 self._api.interrupt(prompt_id, timeout_seconds=left_seconds)
                 if self._api.state(prompt_id, timeout_seconds=left_seconds) is not RunState.WAITING:

@@ -54,7 +54,7 @@ def run(
 ) -> EngineRun:
     """Run the recording's own workflow."""
     limits = {"deadline": time.monotonic() + 20} | limits
-    client = EngineClient("127.0.0.1", engine.port, interrupt_seconds=0.3, quiet_seconds=0.2)
+    client = EngineClient("127.0.0.1", engine.port, interrupt_seconds=2.0, quiet_seconds=0.2)
     return client.run(
         engine.recording.workflow or WORKFLOW,
         prompt_id=new_prompt_id(),

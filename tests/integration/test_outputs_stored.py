@@ -232,7 +232,6 @@ def test_a_run_that_fails_ends_uploads_that_are_on_their_way(tmp_path: Path, out
         begun.append(key)
         both_began.wait(20)
         while True:
-            source.seek(0)
             source.read(1)
 
     store = ChangedStore(f"file://{tmp_path}/store", read_for_ever)

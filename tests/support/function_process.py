@@ -74,7 +74,7 @@ class FunctionProcess:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "function.cli", "serve"], env=self._environ, stdout=log, stderr=log
             )
-        wait_until(lambda: self.is_ready(probe), what=f"{probe}; log: {self.log}", timeout_seconds=60)
+        wait_until(lambda: self.is_ready(probe), what=f"{probe}; log: {self.log}", timeout_seconds=180)
 
     def stop(self) -> None:
         """End it and whatever it started."""

@@ -177,7 +177,7 @@ class JobResult:
     Attributes:
         job_id: The job.
         status: `completed` or `failed`.
-        attempt: Which attempt ended it, counted from 1.
+        attempt: Which attempt ended it, counted from 1; 0 if it failed before one was begun.
         label: The caller's own name for the job.
         finished_at: UTC, ISO 8601 with milliseconds and `Z`.
         outputs: Output files in the order of node ids and files; empty when failed.

@@ -13,7 +13,7 @@ from events import JOB_COMPLETED, JOB_FAILED
 from function.job import derived_job_id
 from tests.e2e.test_main_job import slow_workflow
 from tests.support.engine import case
-from tests.support.function_process import EVENT_SOURCE, Background
+from tests.support.function_process import EVENT_SOURCE, Background, redelivered
 from tests.support.processes import child_pids, runs, wait_until
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def test_kill_9_of_the_worker_leaves_no_engine_and_gunicorn_starts_both_again(
 
 def test_kill_9_of_the_worker_in_mid_run_costs_one_attempt(function_factory: FunctionFactory) -> None:
     """The client loses its connection; the event that is delivered again completes in the second attempt."""
-    function = function_factory()
+    function = function_factory(LEASE_SECONDS="4")
     call = Background(lambda: function.send_event("slow", {"workflow": slow_workflow()}))
     wait_until(lambda: b'"executing"' in function.get("/jobs/" + job_of("slow")).body, what="the engine's work")
     worker = function.worker_pid
@@ -161,7 +161,7 @@ def test_kill_9_of_the_worker_in_mid_run_costs_one_attempt(function_factory: Fun
     with pytest.raises(urllib3.exceptions.HTTPError):
         call.join()
     wait_until(lambda: worker not in _workers(function) and function.is_ready(), what="the restart")
-    again = function.send_event("slow", {"workflow": slow_workflow()})
+    again = redelivered(lambda: function.send_event("slow", {"workflow": slow_workflow()}))
     assert (again.status, again.json["type"], again.json["data"]["attempt"]) == (200, JOB_COMPLETED, 2)
     good_job_succeeds(function)
 

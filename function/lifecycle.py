@@ -88,7 +88,7 @@ class Function:
         from function.storage import probe_create  # noqa: PLC0415
 
         try:
-            self._jobs.set_result(build_jobs(self.settings))
+            self._jobs.set_result(build_jobs(self.settings, metrics=self.metrics))
             if self._supervisor:
                 self._line.set_result(build_line(self.settings, self._supervisor, self.jobs, metrics=self.metrics))
                 self._begin_to_bring()
@@ -286,11 +286,13 @@ class Function:
             tracked.is_replay = True
             return result
         try:
-            return self._watched(job, tracked, started, connection, new=new)
+            result = self._watched(job, tracked, started, connection, new=new)
         except JobCancelledError:
             if job.stored and (result := self.jobs.records.result(job.job_id)):
                 return result
             raise
+        self.jobs.answered(job)
+        return result
 
     def _watched(
         self, job: Job, tracked: _Tracked, started: float, connection: socket | None, *, new: bool

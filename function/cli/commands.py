@@ -9,7 +9,7 @@ import click
 from function import __version__
 from function.errors import ComfyfnError
 
-_COMMANDS = ("serve", "run", "template", "cache", "doctor")
+_COMMANDS = ("serve", "run", "template", "cache", "webhooks", "doctor")
 
 
 class _LazyGroup(click.Group):

@@ -154,9 +154,9 @@ class Webhooks:
         elif answer.final or number >= self._schedule.tries:
             self._bury(key, number, answer)
         else:
-            self._count("failed")
             due_at = self._schedule.due_at(self._records.look(job_id))
             self._records.postpone(key, due_at)
+            self._count("failed")
             _log.info("webhook of job %s: %s; it is tried again at %s", job_id, answer.says, due_at.isoformat())
 
     def _bury(self, key: str, tries: int, answer: Answer) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +24,7 @@ from function.webhooks.schedule import Schedule
 from function.webhooks.sending import Sender
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator
 
     from function.storage.objects import ObjectStore
@@ -105,6 +107,25 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
+
+
+@contextmanager
+def trickling(tls: ssl.SSLContext | None) -> Iterator[int]:
+    """The port of a server that answers one request with a first line that never ends, a byte every few milliseconds."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=_trickle, args=(listener, tls))
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join()
+
+
+def _trickle(listener: socket.socket, tls: ssl.SSLContext | None) -> None:
+    accepted, _ = listener.accept()
+    with suppress(OSError), tls.wrap_socket(accepted, server_side=True) if tls else accepted as connection:
+        connection.sendall(b"HTTP/1.1 ")
+        while True:
+            connection.sendall(b"x")
+            time.sleep(0.01)
 
 
 def make_webhooks(

@@ -111,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def trickling(tls: ssl.SSLContext | None) -> Iterator[int]:
-    """The port of a server that answers one request with a first line that never ends, a byte every few milliseconds."""
+    """The port of a server that answers a request with a line that never ends, a byte every few milliseconds."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=_trickle, args=(listener, tls))
         thread.start()

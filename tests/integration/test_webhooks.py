@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from datetime import timedelta
@@ -13,9 +14,11 @@ from standardwebhooks import Webhook
 
 from function.errors import JobMissingError
 from function.job import random_job_id
+from function.jobs.dispatch import Dispatcher
 from function.jobs.ended import to_ended_event
 from function.jobs.manifest import utc_now
 from function.jobs.records import JobRecords
+from function.jobs.sweep import Sweep
 from function.storage.connecting import ConnectionRules
 from function.webhooks.records import DeadLetter, WebhookRecords
 from function.webhooks.sending import Answer, Sender
@@ -26,7 +29,9 @@ from tests.support.webhooks import HERE, SECRET, Receiver, ended_job, make_webho
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
+    from function.storage.local import LocalStore
     from function.storage.objects import ObjectStore
     from function.webhooks.delivery import Webhooks
     from tests.support.storage import S3Server
@@ -104,6 +109,23 @@ def test_a_job_without_a_webhook_is_closed(store: ObjectStore) -> None:
     make_webhooks(store).see_off(result.job_id)
     assert JobRecords(store).open_jobs().objects == ()
     assert notes(store) == records_of(store, result.job_id) == []
+
+
+def test_a_sweep_sees_off_a_job_whose_process_died_after_its_end(local_store: LocalStore, tmp_path: Path) -> None:
+    """It is open, has a result, and nobody has spoken for it for a while."""
+    with Receiver() as receiver:
+        job_id = ended_job(local_store, receiver.url).job_id
+        webhooks, records = make_webhooks(local_store), JobRecords(local_store)
+        dispatcher = Dispatcher("http://127.0.0.1:1/", records, answer_seconds=1, on_ended=webhooks.see_off)
+        sweep = Sweep(records, dispatcher, on_ended=webhooks.see_off, chores=(webhooks.sweep,))
+        sweep.run()
+        assert records_of(local_store, job_id) == []
+        an_hour_ago = time.time() - 3600
+        os.utime(tmp_path / "store" / "open" / job_id, (an_hour_ago, an_hour_ago))
+        sweep.run()
+        wait_until(lambda: is_over(local_store, job_id), what="the delivery")
+        assert len(receiver.requests) == 1
+    assert records.open_jobs().objects == ()
 
 
 def test_errors_of_the_receiver_are_tried_again_by_other_processes_with_the_same_id(store: ObjectStore) -> None:

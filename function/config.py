@@ -7,6 +7,7 @@ checked against them. Names that deployments of comfyui-api use keep their name 
 
 from __future__ import annotations
 
+import base64
 import json
 import shlex
 import sys
@@ -147,6 +148,17 @@ def _workflow_url(text: str) -> SourceUrl | None:
     return url
 
 
+def _webhook_secrets(text: str) -> tuple[bytes, ...]:
+    bare = [part.removeprefix("whsec_") for part in text.replace(",", " ").split()]
+    try:
+        secrets = tuple(base64.b64decode(part + "=" * (-len(part) % 4), validate=True) for part in bare)
+    except ValueError:
+        secrets = (b"",)
+    if not all(secrets):
+        raise ValueError("base64, with or without whsec_ before it; several of them separated by spaces or commas")
+    return secrets
+
+
 def _model_keys(text: str) -> tuple[str, ...]:
     keys = tuple(key.strip() for key in text.split(",") if key.strip())
     if any("/" not in key or "://" in key for key in keys):
@@ -266,7 +278,10 @@ class Settings:
         secret=True,
     )
     allow_private_networks: bool = _setting(
-        "ALLOW_PRIVATE_NETWORKS", _boolean, "false", "Whether these URLs may lead to addresses of private networks."
+        "ALLOW_PRIVATE_NETWORKS",
+        _boolean,
+        "false",
+        "Whether these URLs and those of webhooks may lead to addresses of private networks.",
     )
     allow_pickle_models: bool = _setting(
         "ALLOW_PICKLE_MODELS",
@@ -316,6 +331,14 @@ class Settings:
         "",
         "Where asynchronous jobs are sent to be run: a broker or the GPU service; default: K_SINK, and outside Knative"
         " this process itself.",
+    )
+    webhook_secrets: tuple[bytes, ...] = _setting(
+        "WEBHOOK_SECRET",
+        _webhook_secrets,
+        "",
+        "What webhooks are signed with: base64, with or without `whsec_` before it; while it is changed the new and the"
+        " old one, separated by spaces or commas. Default: they are not signed.",
+        secret=True,
     )
     retention_days: int = _setting(
         "RETENTION_DAYS", _integer(0), "0", "Days after which a job is deleted with its outputs; 0: never."

@@ -125,11 +125,13 @@ class JobHandler:
             tracked.is_replay = True
             return result
         try:
-            return self._watched(job, tracked, started, connection, new=new)
+            result = self._watched(job, tracked, started, connection, new=new)
         except JobCancelledError:
             if job.stored and (result := self._jobs().records.result(job.job_id)):
                 return result
             raise
+        self._jobs().answered(job)
+        return result
 
     def _watched(
         self, job: Job, tracked: _Tracked, started: float, connection: socket | None, *, new: bool

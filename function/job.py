@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import PydanticCustomError
 
 from function.errors import InvalidRequestError, TemplateMissingError
+from function.sources import parse_source_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +36,17 @@ def derived_job_id(*parts: str) -> str:
     """
     framed = b"".join(len(part.encode()).to_bytes(8) + part.encode() for part in parts)
     return hashlib.sha256(framed).hexdigest()[:32]
+
+
+class Webhook(BaseModel):
+    """Who is told of the job's end."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    url: Annotated[
+        str,
+        Field(max_length=2048, pattern="^https?://", description="Where the completed or failed event is sent."),
+    ]
 
 
 class JobDocument(BaseModel):
@@ -67,6 +79,7 @@ class JobDocument(BaseModel):
     deadline_seconds: Annotated[
         int | None, Field(ge=1, description="Time the job may take; default and upper limit: DEADLINE_SECONDS.")
     ] = None
+    webhook: Annotated[Webhook | None, Field(description="Who is told of the job's end; nobody if absent.")] = None
 
     @model_validator(mode="after")
     def _check_source(self) -> JobDocument:
@@ -120,7 +133,7 @@ class Job:
         stored: Whether records, outputs and manifest go to RESULTS_URL; otherwise the caller gets the bytes.
         interactive: Whether somebody waits for the answer: such jobs get the GPU before the others.
         asynchronous: Whether the sender was answered when the job was recorded, so that we must see it through.
-        webhook_url: Who is told of the end of an asynchronous job; "" for nobody.
+        webhook_url: Who is told of its end; "" for nobody.
         request_sha256: Digest of the request behind an Idempotency-Key; "" without one.
         created_at: When it was recorded, ISO 8601 in UTC; "" before that.
         preloads: Keys below MODELS_URL of models that must be there and that the graph does not name.
@@ -137,6 +150,11 @@ class Job:
     request_sha256: str = ""
     created_at: str = ""
     preloads: tuple[str, ...] = ()
+
+    @property
+    def outlives_request(self) -> bool:
+        """Whether we must see it through to its end, whatever becomes of the request that asked for it."""
+        return self.asynchronous or bool(self.webhook_url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +245,24 @@ def parse_job_document(document: object, *, job_id: str, templates: Templates) -
         workflow=filled.workflow,
         label=parsed.label,
         deadline_seconds=parsed.deadline_seconds,
+        webhook_url=parse_webhook_url(parsed.webhook.url) if parsed.webhook else "",
         preloads=filled.preloads,
     )
+
+
+def parse_webhook_url(text: str) -> str:
+    """The URL of a receiver, checked as far as it can be without asking for its address.
+
+    Raises:
+        InvalidRequestError: It is none; it is not repeated, as it may hold a secret.
+    """
+    try:
+        url = parse_source_url(text)
+    except ValueError:
+        url = None
+    if url is None or url.scheme == "s3":
+        raise InvalidRequestError("webhook.url: expected an http or https URL without a user name and password")
+    return text
 
 
 def _fill(parsed: JobDocument, templates: Templates, job_id: str) -> FilledTemplate:

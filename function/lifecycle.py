@@ -83,7 +83,7 @@ class Function:
         from function.storage import probe_create  # noqa: PLC0415
 
         try:
-            self._jobs.set_result(build_jobs(self.settings))
+            self._jobs.set_result(build_jobs(self.settings, metrics=self.metrics))
             if self._supervisor:
                 self._line.set_result(build_line(self.settings, self._supervisor, self.jobs, metrics=self.metrics))
                 self._begin_to_bring()

@@ -26,8 +26,12 @@ from function.outputs.files import OutputFolder
 from function.outputs.inline import InlineOutputs
 from function.outputs.stored import StoredOutputs
 from function.storage import open_store
+from function.storage.connecting import ConnectionRules
 from function.validation.check import check_workflow
 from function.validation.policy import Policy
+from function.webhooks.delivery import TRY_SECONDS, Webhooks
+from function.webhooks.records import WebhookRecords
+from function.webhooks.sending import Sender
 from function.workflow import confine_outputs, parse_workflow
 
 if TYPE_CHECKING:
@@ -96,21 +100,33 @@ class Line:
         self.gpus.stop()
 
 
-def build_jobs(settings: Settings) -> Jobs:
+def build_jobs(settings: Settings, *, metrics: Metrics) -> Jobs:
     """Build what every process knows of jobs, whether it runs them or not; nothing is started or asked."""
     results = open_store(settings.results_url)
     records = JobRecords(results, lease_seconds=settings.lease_seconds)
+    webhooks = _webhooks(settings, records, results, metrics)
+    on_ended, on_stop = webhooks.see_off, webhooks.stop
     if not settings.dispatch_url:
-        return Jobs(records, results, dispatcher=None, sweep=None, on_ended=records.close)
+        return Jobs(records, results, dispatcher=None, sweep=None, on_ended=on_ended, on_stop=on_stop)
     dispatcher = Dispatcher(
         settings.dispatch_url,
         records,
         answer_seconds=settings.deadline_seconds + settings.lease_seconds,
-        on_ended=records.close,
+        on_ended=on_ended,
     )
     retention = timedelta(days=settings.retention_days) if settings.retention_days else None
-    sweep = Sweep(records, dispatcher, on_ended=records.close, retention=retention)
-    return Jobs(records, results, dispatcher=dispatcher, sweep=sweep, on_ended=records.close)
+    sweep = Sweep(records, dispatcher, on_ended=on_ended, chores=(webhooks.sweep,), retention=retention)
+    return Jobs(records, results, dispatcher=dispatcher, sweep=sweep, on_ended=on_ended, on_stop=on_stop)
+
+
+def _webhooks(settings: Settings, records: JobRecords, results: ObjectStore, metrics: Metrics) -> Webhooks:
+    rules = ConnectionRules(allow_private=settings.allow_private_networks, plain_http=True, read_seconds=TRY_SECONDS)
+    return Webhooks(
+        records,
+        WebhookRecords(results),
+        send=Sender(rules, secrets=settings.webhook_secrets).post,
+        count=lambda outcome: metrics.webhooks.labels(outcome=outcome).inc(),
+    )
 
 
 def build_line(settings: Settings, supervisor: Supervisor, jobs: Jobs, *, metrics: Metrics) -> Line:

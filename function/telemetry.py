@@ -69,6 +69,7 @@ class Metrics:
 
         self.jobs = counter("jobs", "Jobs that ended, by outcome: completed or the error's code.", ("outcome",))
         self.job_seconds = seconds("job_seconds", "Time of a job from admission to its answer.")
+        self.webhooks = counter("webhooks", "Tries to deliver webhooks: delivered, failed or dead.", ("outcome",))
         self.jobs_admitted = gauge("jobs_admitted", "Jobs waiting or running in this pod.")
         self.cache_hits = counter("cache_hits", "Model files that were present.")
         self.cache_misses = counter("cache_misses", "Model files that had to be downloaded.")

@@ -9,7 +9,7 @@ import click
 from function import __version__
 from function.errors import ComfyfnError
 
-_COMMANDS = ("serve", "run", "template", "jobs", "cache", "engine", "doctor")
+_COMMANDS = ("serve", "run", "template", "jobs", "webhooks", "cache", "engine", "doctor")
 
 
 class _LazyGroup(click.Group):

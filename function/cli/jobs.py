@@ -17,6 +17,7 @@ from function.http.jobs import to_document
 from function.job import JOB_ID
 from function.logs import configure_logging
 from function.pipeline import build_jobs
+from function.telemetry import Metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,7 +124,7 @@ def _checked(job_id: str) -> str:
 def _opened() -> Iterator[Jobs]:
     settings = read_settings(os.environ)
     configure_logging("WARNING")
-    jobs = build_jobs(settings)
+    jobs = build_jobs(settings, metrics=Metrics())
     jobs.start(sweeping=False)
     try:
         yield jobs

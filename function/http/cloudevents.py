@@ -11,20 +11,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from events import (
-    JOB_COMPLETED,
-    JOB_FAILED,
     JobEnded,
     JobRequested,
     MalformedEventError,
     ObjectCreated,
     Tick,
     parse_triggers,
-    to_structured,
 )
 from function.errors import ComfyfnError, InvalidRequestError, JobMissingError, RetryableError
 from function.http.responses import connection_of, read_body, to_response
 from function.job import JOB_ID, Job, derived_job_id, parse_job_document
-from function.jobs.manifest import to_manifest
+from function.jobs.ended import to_ended_event
 from function.uploads import upload_job_id
 
 if TYPE_CHECKING:
@@ -33,8 +30,6 @@ if TYPE_CHECKING:
     from events import Delivery, Trigger
     from function.job import JobResult
     from function.lifecycle import Function
-
-REPLY_SOURCE = "/comfyfn"
 
 _log = logging.getLogger("comfyfn.events")
 
@@ -151,13 +146,5 @@ def _nothing(status: int) -> Response:
 
 
 def _reply(result: JobResult) -> Response:
-    kind = JOB_COMPLETED if result.status == "completed" else JOB_FAILED
-    headers, body = to_structured(
-        kind,
-        id=f"{result.job_id}.{result.status}",
-        source=REPLY_SOURCE,
-        subject=result.job_id,
-        time=result.finished_at,
-        data=to_manifest(result),
-    )
+    headers, body = to_ended_event(result)
     return to_response(body, headers=headers)

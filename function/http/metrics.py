@@ -18,5 +18,6 @@ if TYPE_CHECKING:
 def show(function: Function, _request: Request) -> Response:
     """Every metric; gauges of queue and GPU are read now."""
     function.metrics.jobs_admitted.set(function.admission.depth)
-    update_metrics(function.metrics, function.line.gpus.read())
+    if function.has_engine:
+        update_metrics(function.metrics, function.line.gpus.read())
     return to_response(generate_latest(function.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -11,7 +11,8 @@ Below RESULTS_URL:
     jobs/<job_id>/result.json            create-if-absent, written last: the manifest; its presence means done
     inputs/<job_id>/<n>.<ext>            files that came inside the workflow
     outputs/<job_id>/<n>/...             files of attempt n
-    open/<job_id>                        there while an asynchronous job is not done with; put again by who waits for it
+    open/<job_id>                        there while a job that outlives its request is not done with; put again by who
+                                         waits for it
     index/<inverted ms>-<job_id>         create-if-absent: newest first
 
 Create-if-absent is the only conditional write. Status is derived from what is there and never stored.

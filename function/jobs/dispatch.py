@@ -19,6 +19,7 @@ import urllib3
 
 from events import JOB_REQUESTED, to_structured
 from function.errors import ComfyfnError
+from function.jobs.ended import SOURCE
 from function.jobs.manifest import to_timestamp, utc_now
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("comfyfn.jobs")
 
-SOURCE = "/comfyfn"
 HELD_SECONDS = 15.0
 """How often we say that we hold a job's request; who hears nothing three times may dispatch the job too."""
 
@@ -82,6 +82,10 @@ class Dispatcher:
             self._held.add(job_id)
             self._pool.submit(self._see_through, job_id)
 
+    def answer_by(self) -> str:
+        """By when a job that somebody takes on now has ended, ISO 8601 in UTC."""
+        return to_timestamp(utc_now() + timedelta(seconds=self._answer_seconds))
+
     def holds(self, job_id: str) -> bool:
         """Whether this process is at it."""
         return job_id in self._held
@@ -101,8 +105,7 @@ class Dispatcher:
         """Send the job once; whether there is no more to do here."""
         status = self._send(job_id)
         if status in _TAKEN_OVER:
-            until = to_timestamp(utc_now() + timedelta(seconds=self._answer_seconds))
-            self._records.open(job_id, not_before=until)
+            self._records.open(job_id, not_before=self.answer_by())
             return True
         if status == HTTPStatus.OK or self._records.state(job_id).finished:
             self._on_ended(job_id)

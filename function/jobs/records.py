@@ -36,6 +36,9 @@ MAX_ATTEMPTS = 3
 
 _MAX_CLAIMS = 100  # also of those that were handed back: their records are listed at each beat
 _CLAIM_TRIES = 10
+DEAD_LETTERS = "webhooks/dead/"
+"""Of webhooks that were given up; they are kept as long as their jobs."""
+
 _INDEX = "index/"
 _LAST_MILLISECOND = 9_999_999_999_999
 _MAX_RECORD_BYTES = MAX_MANIFEST_BYTES
@@ -57,11 +60,15 @@ class JobRecords:
         self._store = store
         self._clock = clock
 
-    def submit(self, job: Job) -> bool:
-        """Record a job, and for an asynchronous one that it is open; say whether it is new.
+    def submit(self, job: Job, *, not_before: str = "") -> bool:
+        """Record a job, and for one that outlives its request that it is open; say whether it is new.
 
         A job that is there already stays as it is. It is opened again if it has no result, because whoever recorded it
         may have died before that.
+
+        Args:
+            job: The job.
+            not_before: As for `open`.
 
         Raises:
             IdempotencyConflictError: It is there, and came from another request.
@@ -76,8 +83,8 @@ class JobRecords:
             self._store.create(_index_key(created_at, job.job_id), b"{}")
         elif job.request_sha256 and job.request_sha256 != self.load(job.job_id).request_sha256:
             raise IdempotencyConflictError("the Idempotency-Key was used for another request: choose a new key")
-        if job.asynchronous and (new or not self.state(job.job_id).finished):
-            self.open(job.job_id)
+        if job.outlives_request and (new or not self.state(job.job_id).finished):
+            self.open(job.job_id, not_before=not_before)
         return new
 
     def load(self, job_id: str) -> Job:
@@ -258,6 +265,7 @@ class JobRecords:
                 for found in self._store.list_objects(prefix):
                     self._store.delete(found.key)
             self.close(job_id)
+            self._store.delete(DEAD_LETTERS + job_id)
             self._store.delete(info.key)
             count += 1
         return count

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from function.errors import InvalidRequestError, JobMissingError, NotHereError
+from function.errors import InvalidRequestError, JobMissingError, NotHereError, StorageUnavailableError
 from function.inputs import copy_own_inputs, store_inline_inputs
 from function.job import random_job_id
 from function.workflow import without_url_queries
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from function.jobs.sweep import Sweep
     from function.storage.objects import ObjectStore
     from function.telemetry import Progress
+
+_log = logging.getLogger("comfyfn.jobs")
 
 _LOOKS_AT_ONCE = 16
 
@@ -64,6 +67,7 @@ class Jobs:
         dispatcher: Sends asynchronous jobs to who runs them; None: there is nobody to send them to.
         sweep: Looks after open jobs; None exactly where there is no dispatcher.
         on_ended: Called with the id of a job that was seen through.
+        on_stop: Called at the end.
     """
 
     def __init__(
@@ -74,10 +78,12 @@ class Jobs:
         dispatcher: Dispatcher | None,
         sweep: Sweep | None,
         on_ended: Callable[[str], None],
+        on_stop: Callable[[], None],
     ) -> None:
         self.records = records
         self.results = results
         self._on_ended = on_ended
+        self._on_stop = on_stop
         self._dispatcher = dispatcher
         self._sweep = sweep
 
@@ -98,6 +104,7 @@ class Jobs:
             self._sweep.stop()
         if self._dispatcher:
             self._dispatcher.stop()
+        self._on_stop()
 
     def submit(self, job: Job, *, refusal: ComfyfnError | None = None) -> bool:
         """Record a job, and send an asynchronous one on its way; say whether it is new.
@@ -109,14 +116,15 @@ class Jobs:
             refusal: Why it can't be run; it is sent all the same, because who runs jobs also tells of their end.
 
         Raises:
-            InvalidRequestError: An asynchronous job needs what its record may not hold.
-            NotHereError: It is asynchronous, and there is nobody to send it to.
+            InvalidRequestError: It outlives its request, and needs what its record may not hold.
+            NotHereError: It outlives its request, and there is nobody to send it to.
             IdempotencyConflictError: Its id belongs to another request.
         """
-        if job.asynchronous:
+        if job.outlives_request:
             self._refuse_unrunnable(job)
         workflow = store_inline_inputs(job.workflow, job.job_id, self.results)
-        new = self.records.submit(replace(job, workflow=workflow))
+        not_before = self._dispatcher.answer_by() if self._dispatcher and not job.asynchronous else ""
+        new = self.records.submit(replace(job, workflow=workflow), not_before=not_before)
         if refusal:
             self.records.fail(job.job_id, refusal)
         if job.asynchronous and self._dispatcher:
@@ -153,17 +161,25 @@ class Jobs:
 
     def _refuse_unrunnable(self, job: Job) -> None:
         if self._dispatcher is None:
-            raise NotHereError("asynchronous jobs need somebody to send them to: set DISPATCH_URL")
+            raise NotHereError("asynchronous jobs and webhooks need somebody to send jobs to: set DISPATCH_URL")
         if without_url_queries(job.workflow) != job.workflow:
             raise InvalidRequestError(
-                "workflow: an asynchronous job is kept in storage, and the query of a URL may be a secret: "
-                "leave it out, or put the host's credentials into MODEL_URL_CREDENTIALS"
+                "workflow: a job that is asynchronous or has a webhook is run from storage, and the query of a URL may "
+                "be a secret: leave it out, or put the host's credentials into MODEL_URL_CREDENTIALS"
             )
 
     def ended(self, job_id: str) -> None:
         """A job has ended, as an event says: see it off."""
         if self.records.state(job_id).finished:
             self._on_ended(job_id)
+
+    def answered(self, job: Job) -> None:
+        """A job has ended in its own request: see it off if it outlives that; if storage is away, a sweep does it."""
+        if job.outlives_request and not job.asynchronous:
+            try:
+                self._on_ended(job.job_id)
+            except StorageUnavailableError as error:
+                _log.warning("job %s: %s", job.job_id, error.message)
 
     def sweep(self) -> None:
         """Look after the open jobs once."""

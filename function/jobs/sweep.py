@@ -31,6 +31,7 @@ class Sweep:
         records: The jobs.
         dispatcher: Sends jobs to who runs them.
         on_ended: Called with the id of an open job that has ended.
+        chores: What else is to be done at each sweep.
         retention: How long jobs are kept; None: for ever.
         interval_seconds: Time between two sweeps.
         clock: The time of day, for retention and for what a broker was given time for.
@@ -42,6 +43,7 @@ class Sweep:
         dispatcher: Dispatcher,
         *,
         on_ended: Callable[[str], None],
+        chores: tuple[Callable[[], None], ...] = (),
         retention: timedelta | None = None,
         interval_seconds: float = HELD_SECONDS,
         clock: Callable[[], datetime] = utc_now,
@@ -49,6 +51,7 @@ class Sweep:
         self._records = records
         self._dispatcher = dispatcher
         self._on_ended = on_ended
+        self._chores = chores
         self._retention = retention
         self._interval_seconds = interval_seconds
         self._clock = clock
@@ -78,6 +81,8 @@ class Sweep:
                 job_id = info.key.rpartition("/")[2]
                 if listing.taken_at - info.modified_at > _FORSAKEN and not self._dispatcher.holds(job_id):
                     self._look_after(job_id)
+            for chore in self._chores:
+                chore()
             if self._retention and (count := self._records.expire(self._clock() - self._retention)):
                 _log.info("%d jobs have been deleted after their retention", count)
         finally:

@@ -48,14 +48,15 @@ def resolve_name(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
-def checked_addresses(url: SourceUrl, *, resolve: Resolver, allow_private: bool) -> list[str]:
+def checked_addresses(url: SourceUrl, *, resolve: Resolver, allow_private: bool, plain_http: bool = False) -> list[str]:
     """Addresses of a URL's host, to connect to in this order. One bad address spoils the host.
 
     Args:
-        url: An https URL, or an http one, which is only for this machine's own servers.
+        url: An https URL, or an http one.
         resolve: Looks the host up.
         allow_private: Accept addresses of private networks and of this machine, but never the link-local and metadata
             ones.
+        plain_http: Accept http for other machines too, not only for this machine's own servers.
 
     Raises:
         InputRefusedError: An address that must not be reached; it is not named, so that nobody learns it here.
@@ -66,20 +67,20 @@ def checked_addresses(url: SourceUrl, *, resolve: Resolver, allow_private: bool)
     except (OSError, UnicodeError) as error:
         raise TransientStorageError(f"{url.origin}: the host's name can't be resolved") from error
     for address in addresses:
-        _check(url, _unwrapped(ip_address(address)), allow_private=allow_private)
+        _check(url, _unwrapped(ip_address(address)), allow_private=allow_private, plain_http=plain_http)
     if not addresses:
         raise TransientStorageError(f"{url.origin}: the host has no address")
     return addresses
 
 
-def _check(url: SourceUrl, address: IPv4Address | IPv6Address, *, allow_private: bool) -> None:
+def _check(url: SourceUrl, address: IPv4Address | IPv6Address, *, allow_private: bool, plain_http: bool) -> None:
     if any(address in network for network in _NEVER) or not _is_known(address):
         raise InputRefusedError(f"{url.origin}: the host has a link-local, metadata or reserved address")
     if not address.is_global and not allow_private:
         raise InputRefusedError(
             f"{url.origin}: the host has a private address, which needs ALLOW_PRIVATE_NETWORKS=true"
         )
-    if url.scheme != "https" and not address.is_loopback:
+    if url.scheme != "https" and not plain_http and not address.is_loopback:
         raise InputRefusedError(f"{url.origin}: only https is fetched from another machine")
 
 

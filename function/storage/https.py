@@ -1,29 +1,26 @@
 """`https://host`: single files of other people's servers, read by ranges, guarded.
 
 Every request, redirects included, goes to a URL that MODEL_URL_ALLOW names and to an address that was checked after
-the name was resolved. It is spoken in `http.client`: urllib3 would write the URLs, and with them the secrets in their
-queries, into its log lines. Proxies of the environment are not used: a proxy would resolve the names again, unguarded.
+the name was resolved (`connecting`).
 """
 
 from __future__ import annotations
 
-import socket
-import ssl
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPException
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
 from function.credentials import find_credential
-from function.errors import InputRefusedError, StorageUnavailableError
-from function.sources import DEFAULT_PORTS, check_allowed, parse_source_url
-from function.storage.guard import Resolver, checked_addresses, resolve_name
+from function.errors import InputRefusedError
+from function.sources import check_allowed, parse_source_url
+from function.storage.connecting import ConnectionRules, Connector
 from function.storage.http_answers import HttpAnswer, info_of, read_range, read_whole
 from function.storage.objects import ObjectMissingError, TransientStorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from function.credentials import UrlCredential
     from function.sources import AllowedUrls, SourceUrl
@@ -38,26 +35,16 @@ _GONE = frozenset({404, 410})
 
 
 @dataclass(frozen=True, slots=True)
-class FetchRules:
+class FetchRules(ConnectionRules):
     """What may be fetched, and how.
 
     Attributes:
         allow: The URLs, those of redirects too.
         credentials: What requests to some of them carry.
-        allow_private: Whether a host may have a private address; plain http is spoken with this machine alone.
-        resolve: Looks host names up.
-        make_tls: Makes the settings of TLS, called once for each origin.
-        connect_seconds: How long one connection may take.
-        read_seconds: How long a server may be silent.
     """
 
     allow: tuple[AllowedUrls, ...] = ()
     credentials: tuple[UrlCredential, ...] = field(default=(), repr=False)
-    allow_private: bool = False
-    resolve: Resolver = resolve_name
-    make_tls: Callable[[], ssl.SSLContext] = ssl.create_default_context
-    connect_seconds: float = 5.0
-    read_seconds: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +72,7 @@ class HttpsOrigin:
     def __init__(self, url: str, *, rules: FetchRules) -> None:
         self.url = url
         self._rules = rules
-        self._tls: ssl.SSLContext | None = None
+        self._connector = Connector(rules)
         self._landed: dict[str, _Hop] = {}
 
     def object_url(self, key: str) -> str:
@@ -176,7 +163,7 @@ class HttpsOrigin:
         target = url.target
         if credential and credential.query:
             target += ("&" if url.query else "?") + credential.query
-        connection = self._connect(url)
+        connection = self._connector.connect(url)
         try:
             connection.request(
                 method,
@@ -192,49 +179,6 @@ class HttpsOrigin:
         except (OSError, HTTPException) as error:
             connection.close()
             raise TransientStorageError(f"{url.origin}: no answer ({type(error).__name__})") from error
-
-    def _connect(self, url: SourceUrl) -> HTTPConnection:
-        rules = self._rules
-        failure: OSError | None = None
-        for address in checked_addresses(url, resolve=rules.resolve, allow_private=rules.allow_private):
-            connection = _PinnedConnection(url, address, self._tls_of(url), rules)
-            try:
-                connection.connect()
-            except ssl.SSLCertVerificationError as error:
-                raise StorageUnavailableError(f"{url.origin}: its certificate is not valid for us") from error
-            except OSError as error:
-                failure = error
-            else:
-                return connection
-        raise TransientStorageError(f"{url.origin}: no connection ({type(failure).__name__})") from failure
-
-    def _tls_of(self, url: SourceUrl) -> ssl.SSLContext | None:
-        if url.scheme != "https":
-            return None
-        if self._tls is None:
-            self._tls = self._rules.make_tls()
-        return self._tls
-
-
-class _PinnedConnection(HTTPConnection):
-    """A connection to an address that was checked, where it speaks and expects the name of the host."""
-
-    def __init__(self, url: SourceUrl, address: str, tls: ssl.SSLContext | None, rules: FetchRules) -> None:
-        self.default_port = DEFAULT_PORTS[url.scheme]
-        super().__init__(url.host, url.port)
-        self._address = address
-        self._tls = tls
-        self._rules = rules
-
-    def connect(self) -> None:
-        """Connect, once: the name is never resolved again."""
-        connected = socket.create_connection((self._address, self.port), self._rules.connect_seconds)
-        with ExitStack() as undo:
-            undo.callback(connected.close)
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.sock = self._tls.wrap_socket(connected, server_hostname=self.host) if self._tls else connected
-            self.sock.settimeout(self._rules.read_seconds)
-            undo.pop_all()
 
 
 def _redirected(url: SourceUrl, location: str, shown: str) -> SourceUrl:

@@ -266,6 +266,16 @@ def test_an_asynchronous_job_is_open_until_it_is_closed(store: ObjectStore) -> N
     assert records.open_jobs().objects == ()
 
 
+def test_a_job_with_a_webhook_is_open_too_and_its_request_has_time(store: ObjectStore) -> None:
+    """Until it must have ended nobody else need care."""
+    records = JobRecords(store)
+    new = replace(job(), webhook_url="https://shop.example/")
+    records.submit(new, not_before="2026-01-02T03:04:05.678Z")
+    assert [info.key for info in records.open_jobs().objects] == [f"open/{new.job_id}"]
+    assert records.not_before(new.job_id) == "2026-01-02T03:04:05.678Z"
+    assert records.load(new.job_id).webhook_url == new.webhook_url
+
+
 def test_jobs_are_listed_newest_first_page_by_page(store: ObjectStore) -> None:
     """In the order of their times, whatever their ids."""
     ids = []

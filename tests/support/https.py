@@ -22,6 +22,13 @@ CERTIFICATE = Path(__file__).parents[1] / "data/tls/server.pem"
 make_tls = partial(ssl.create_default_context, cafile=str(CERTIFICATE))
 
 
+def make_server_tls() -> ssl.SSLContext:
+    """What a server needs to be one of the certificate's names."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    return context
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One request that came in; header names are in lower case."""
@@ -71,9 +78,9 @@ class HttpsServer:
         self.requests: list[Request] = []
         self._server = _Server(("127.0.0.1", 0), partial(_Handler, self))
         self.port = self._server.server_address[1]
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(CERTIFICATE)
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
+        self._server.socket = make_server_tls().wrap_socket(
+            self._server.socket, server_side=True, do_handshake_on_connect=False
+        )
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
 
     def __enter__(self) -> Self:

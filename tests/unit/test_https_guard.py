@@ -104,6 +104,22 @@ def test_plain_http_is_for_this_machine_only() -> None:
             check(address, allow_private=True, url="http://host.example/m")
 
 
+@pytest.mark.parametrize("address", ["93.184.215.14", "10.0.0.1", "169.254.169.254"])
+def test_plain_http_to_other_machines_is_a_rule_of_its_own(address: str) -> None:
+    """It allows no address that https would not reach."""
+
+    def reachable(url: str) -> bool:
+        source = parse_source_url(url)
+        try:
+            return bool(
+                checked_addresses(source, resolve=lambda _host, _port: [address], allow_private=False, plain_http=True)
+            )
+        except InputRefusedError:
+            return False
+
+    assert reachable("http://host.example/") == reachable("https://host.example/") == address.startswith("93.")
+
+
 def test_a_name_without_addresses() -> None:
     """It may have some later."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -38,6 +39,15 @@ def test_a_document_becomes_a_job() -> None:
     assert (job.workflow, job.label, job.deadline_seconds, job.stored) == ({"1": {}}, "mine", 5, True)
 
 
+def test_a_job_with_a_webhook_outlives_its_request() -> None:
+    """As an asynchronous one does, and no other."""
+    for webhook, url in (({"url": "https://shop.example/hook"}, "https://shop.example/hook"), (None, "")):
+        document = {"workflow": {}, "webhook": webhook}
+        job = parse_job_document(document, job_id="0" * 32, templates=OneTemplate())
+        assert (job.webhook_url, job.outlives_request, job.asynchronous) == (url, bool(url), False)
+        assert replace(job, asynchronous=True).outlives_request
+
+
 def test_a_template_becomes_the_workflow_that_it_stands_for() -> None:
     """Everything behind the edge sees a workflow, and the models that must be there besides."""
     document = {"template": "cat", "parameters": {"size": 2}, "label": "mine"}
@@ -64,6 +74,11 @@ def test_a_template_becomes_the_workflow_that_it_stands_for() -> None:
         ({"workflow": {}, "deadline_seconds": 0}, "deadline_seconds: "),
         ({"workflow": {}, "deadline_seconds": "5"}, "deadline_seconds: "),
         ({"workflow": {}, "label": "x" * 257}, "label: "),
+        ({"workflow": {}, "webhook": "https://shop.example"}, "webhook: "),
+        ({"workflow": {}, "webhook": {}}, "webhook.url: "),
+        ({"workflow": {}, "webhook": {"url": "ftp://shop.example"}}, "webhook.url: "),
+        ({"workflow": {}, "webhook": {"url": "https://me@shop.example"}}, "webhook.url: expected an http or https URL"),
+        ({"workflow": {}, "webhook": {"url": "https://shop.example", "secret": "s"}}, "webhook.secret: unknown field"),
     ],
 )
 def test_every_wrong_field_is_named(document: object, says: str) -> None:

@@ -1,0 +1,167 @@
+"""Sends webhooks: from a job's end until its receiver has taken it or it is given up, whichever pods that takes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Protocol
+
+from function.errors import ComfyfnError, JobMissingError
+from function.jobs.ended import to_ended_event
+from function.jobs.manifest import utc_now
+from function.webhooks.records import job_id_of
+from function.webhooks.schedule import Schedule
+from function.webhooks.sending import Answer
+from function.webhooks.signing import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from function.job import Job, JobResult
+    from function.jobs.records import JobRecords
+    from function.webhooks.records import WebhookRecords
+    from function.webhooks.schedule import WebhookState
+
+_log = logging.getLogger("comfyfn.webhooks")
+
+TRY_SECONDS = 15.0
+"""From before a try is claimed to its answer; the shortest pause is longer."""
+
+_AT_ONCE = 32
+_LAST_UNANSWERED = Answer(0, "the last try was cut off before its answer")
+
+
+class Send(Protocol):
+    """Sends one request; see `sending.Sender.post`."""
+
+    def __call__(self, url: str, message: Message, *, until: float) -> Answer:
+        """Send it, and say what became of it."""
+        ...
+
+
+def to_message(_job: Job, result: JobResult) -> Message:
+    """The event of a job's end, as the event's sender gets it in reply."""
+    headers, body = to_ended_event(result)
+    return Message(result.job_id, headers, body)
+
+
+class Webhooks:
+    """Sees webhooks to their receivers, several at once; what it knows is in storage.
+
+    Args:
+        jobs: Records of jobs.
+        records: Records of their webhooks.
+        send: Sends one request.
+        count: Called with the outcome of each try: `delivered`, `failed` (there will be another) or `dead`.
+        schedule: When to try again.
+        render: What is sent of a job's end.
+        clock: The time of day.
+    """
+
+    def __init__(
+        self,
+        jobs: JobRecords,
+        records: WebhookRecords,
+        *,
+        send: Send,
+        count: Callable[[str], None],
+        schedule: Schedule | None = None,
+        render: Callable[[Job, JobResult], Message] = to_message,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._jobs = jobs
+        self._records = records
+        self._send = send
+        self._count = count
+        self._schedule = schedule or Schedule()
+        self._render = render
+        self._clock = clock
+        self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="webhook")
+        self._lock = threading.Lock()
+        self._busy: set[str] = set()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Begin nothing more; a try that is under way goes on to its answer."""
+        with self._lock:
+            self._stopped = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def see_off(self, job_id: str) -> None:
+        """Close a job that has ended, and send its webhook if it has one; doing it again changes nothing."""
+        try:
+            wanted = bool(self._jobs.load(job_id).webhook_url)
+        except JobMissingError:  # it expires just now
+            wanted = False
+        if wanted:
+            self._begin(self._records.plan(job_id))
+        self._jobs.close(job_id)
+
+    def sweep(self) -> None:
+        """Begin every try whose time has come.
+
+        Raises:
+            StorageUnavailableError: Storage does not answer.
+        """
+        for key in self._records.due(self._clock()):
+            self._begin(key)
+
+    def _begin(self, key: str) -> None:
+        with self._lock:
+            if not self._stopped and key not in self._busy:
+                self._busy.add(key)
+                self._pool.submit(self._see_to, key)
+
+    def _see_to(self, key: str) -> None:
+        try:
+            self._look_after(key, self._records.look(job_id_of(key)))
+        except ComfyfnError as error:  # of storage: the note is still there
+            _log.warning("webhook of job %s: %s", job_id_of(key), error.message)
+        finally:
+            self._busy.discard(key)
+
+    def _look_after(self, key: str, state: WebhookState) -> None:
+        due_at = self._schedule.due_at(state)
+        if state.over:
+            self._records.forget(key)
+        elif state.taken_at < due_at:
+            self._records.postpone(key, due_at)
+        elif state.tries >= self._schedule.tries:
+            self._bury(key, state.tries, _LAST_UNANSWERED)
+        else:
+            self._try(key, state.tries + 1)
+
+    def _try(self, key: str, number: int) -> None:
+        """Make one try, unless another pod makes it."""
+        job_id = job_id_of(key)
+        job, result = self._jobs.load(job_id), self._jobs.result(job_id)
+        if result is None:
+            raise JobMissingError(f"job {job_id} has no result any more")
+        message = self._render(job, result)
+        until = time.monotonic() + TRY_SECONDS
+        if self._records.claim(job_id, number):
+            self._settle(key, number, self._send(job.webhook_url, message, until=until))
+
+    def _settle(self, key: str, number: int, answer: Answer) -> None:
+        job_id = job_id_of(key)
+        if answer.delivered:
+            self._records.deliver(job_id, answer.status)
+            self._records.forget(key)
+            self._count("delivered")
+        elif answer.final or number >= self._schedule.tries:
+            self._bury(key, number, answer)
+        else:
+            due_at = self._schedule.due_at(self._records.look(job_id))
+            self._records.postpone(key, due_at)
+            self._count("failed")
+            _log.info("webhook of job %s: %s; it is tried again at %s", job_id, answer.says, due_at.isoformat())
+
+    def _bury(self, key: str, tries: int, answer: Answer) -> None:
+        job_id = job_id_of(key)
+        self._records.bury(job_id, status=answer.status, says=answer.says, tries=tries)
+        self._records.forget(key)
+        self._count("dead")
+        _log.warning("webhook of job %s is given up: %s; `comfyfn webhooks retry` tries again", job_id, answer.says)

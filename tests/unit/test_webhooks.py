@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 JOB_ID = "0" * 32
 
-# Of the specification's libraries, and of comfyui-api 1.18.1 with WEBHOOK_SECRET=testsecret.
+# Of the specification's libraries, and of comfyui-api 1.18.0 with WEBHOOK_SECRET=testsecret.
 VECTORS = [
     (
         "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 MIB = 1024 * 1024
 FLOOR_CONNECTIONS = 4
+MANY_CONNECTIONS = 16
 FLOOR_RANGE_BYTES = 32 * MIB
 
 Transfer = Callable[[], None]
@@ -39,6 +40,7 @@ class Task:
         size_bytes: Its length.
         url: A URL that anybody may read it at.
         path: The file to write.
+        connections: What the floor uses: it tries nothing, it is told what is best.
     """
 
     bucket: str
@@ -47,6 +49,7 @@ class Task:
     size_bytes: int
     url: str
     path: str
+    connections: int = FLOOR_CONNECTIONS
 
 
 @dataclass(frozen=True)
@@ -134,11 +137,11 @@ def floor(task: Task) -> Iterator[Way]:
 
 
 def read_ranges(task: Task) -> None:
-    """Four threads with a connection each."""
+    """Threads with a connection each."""
     descriptor = os.open(task.path, os.O_RDWR | os.O_CREAT)
     os.posix_fallocate(descriptor, 0, task.size_bytes)
     starts = iter(range(0, task.size_bytes, FLOOR_RANGE_BYTES))
-    threads = [threading.Thread(target=read_some, args=(task, descriptor, starts)) for _ in range(FLOOR_CONNECTIONS)]
+    threads = [threading.Thread(target=read_some, args=(task, descriptor, starts)) for _ in range(task.connections)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench.bringing import Task
+from bench.bringing import FLOOR_CONNECTIONS, MANY_CONNECTIONS, Task
 from tests.support.storage import S3Server, free_port, running_s3_server
 
 if TYPE_CHECKING:
@@ -71,8 +71,12 @@ def nginx(directory: Path, content: Path) -> Iterator[list[Source]]:
     with subprocess.Popen([program("nginx"), "-p", str(directory), "-c", str(config), "-e", "stderr"]) as process:
         try:
             wait_for(port)
-            names = {KEY: "nginx", CAPPED_KEY: f"nginx, {CAP} per connection"}
-            yield [describe(name, server, key, f"{server.endpoint_url}/{BUCKET}/{key}") for key, name in names.items()]
+            root = f"{server.endpoint_url}/{BUCKET}"
+            capped = f"nginx, {CAP} per connection"
+            yield [
+                describe("nginx", server, KEY, f"{root}/{KEY}"),
+                describe(capped, server, CAPPED_KEY, f"{root}/{CAPPED_KEY}", connections=MANY_CONNECTIONS),
+            ]
         finally:
             process.terminate()
 
@@ -87,11 +91,11 @@ def seaweedfs(directory: Path, content: Path) -> Iterator[list[Source]]:
         yield [describe("SeaweedFS", server, KEY, url)]
 
 
-def describe(name: str, server: S3Server, key: str, url: str) -> Source:
+def describe(name: str, server: S3Server, key: str, url: str, *, connections: int = FLOOR_CONNECTIONS) -> Source:
     """Ask a server for its object."""
     with server.store(f"s3://{BUCKET}") as store:
         info = store.head(key)
-    return Source(name, server.environ, Task(BUCKET, key, info.etag, info.size_bytes, url, path=""))
+    return Source(name, server.environ, Task(BUCKET, key, info.etag, info.size_bytes, url, "", connections))
 
 
 def program(name: str) -> str:

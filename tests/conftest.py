@@ -5,4 +5,5 @@ pytest_plugins = [
     "tests.support.engine",
     "tests.support.gpu",
     "tests.support.function_process",
+    "tests.support.fleet",
 ]

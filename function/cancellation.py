@@ -23,6 +23,10 @@ class Cancellation:
         self._reason: ComfyfnError | None = None
         self._expiry: tuple[float, ComfyfnError] | None = None
 
+    def now(self) -> float:
+        """Seconds by the clock that `expire` goes by."""
+        return self._clock()
+
     @property
     def reason(self) -> ComfyfnError | None:
         """Why the job is not wanted any more; None while it is."""

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from function.engine.catalogue import NodeCatalogue, open_catalogue
 from function.engine.engine import Engine
-from function.errors import JobFailedError, RetryableError
+from function.errors import JobFailedError
 from function.gpu import NvmlReader
 from function.inputs import staged_inputs
 from function.job import Job, JobResult, failed_result
+from function.jobs.attempt import run_attempt
 from function.jobs.dispatch import Dispatcher
-from function.jobs.lease import Lease
 from function.jobs.manifest import to_timestamp, utc_now
 from function.jobs.records import JobRecords
 from function.jobs.service import Jobs
@@ -218,30 +218,17 @@ def run_job(
     watch = Stopwatch()
     if not job.stored:
         return _attempt(job, line, 1, watch, deadline=deadline, cancellation=cancellation, on_progress=on_progress)
-    since = time.monotonic()
-    try:
-        claimed = line.records.claim(job.job_id, new=new)
-    except JobFailedError as error:
-        return line.records.fail(job.job_id, error)
-    if isinstance(claimed, JobResult):
-        return claimed
-    with Lease(line.records, job.job_id, claimed, cancellation=cancellation, since=since) as lease:
 
-        def on_both(progress: Progress) -> None:
-            lease.see(progress)
-            on_progress(progress)
-
+    def work(attempt: int, on_attempt: OnProgress) -> JobResult:
         try:
-            result = _attempt(
-                job, line, claimed, watch, deadline=deadline, cancellation=cancellation, on_progress=on_both
+            return _attempt(
+                job, line, attempt, watch, deadline=deadline, cancellation=cancellation, on_progress=on_attempt
             )
         except JobFailedError as error:
             finished_at = to_timestamp(utc_now())
-            result = failed_result(job, claimed, error, finished_at=finished_at, timings=watch.timings())
-        except RetryableError as error:
-            lease.hand_back(error)
-            raise
-        return line.records.finish(result)
+            return failed_result(job, attempt, error, finished_at=finished_at, timings=watch.timings())
+
+    return run_attempt(line.records, job, work, new=new, cancellation=cancellation, on_progress=on_progress)
 
 
 def _checked(job: Job, line: Line) -> Workflow:

@@ -6,4 +6,5 @@ pytest_plugins = [
     "tests.support.gpu",
     "tests.support.outputs",
     "tests.support.function_process",
+    "tests.support.fleet",
 ]

@@ -36,8 +36,9 @@ class Lease:
         job_id: The job.
         attempt: The attempt that was claimed.
         cancellation: Ends the work.
-        since: Monotonic seconds from before the attempt was claimed.
-        clock: Monotonic seconds, the clock of `cancellation`.
+        since: From before the attempt was claimed, by the clock of `cancellation`.
+        sleep: Waits for seconds of that clock.
+        stopped: Ends the beats.
     """
 
     def __init__(
@@ -48,15 +49,16 @@ class Lease:
         *,
         cancellation: Cancellation,
         since: float,
-        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        stopped: threading.Event | None = None,
     ) -> None:
         self._records = records
         self._job_id = job_id
         self._attempt = attempt
         self._cancellation = cancellation
-        self._clock = clock
         self._progress = Progress("models", 0.0)
-        self._stopped = threading.Event()
+        self._sleep = sleep
+        self._stopped = stopped or threading.Event()
         self._returned: RetryableError | None = None
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._extend(since)
@@ -88,7 +90,7 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._stopped.wait(self._records.lease_seconds / _BEATS_PER_LEASE):
-            began = self._clock()
+            began = self._cancellation.now()
             try:
                 self._records.beat(self._job_id, self._attempt, self._progress)
                 self._extend(began)
@@ -99,13 +101,13 @@ class Lease:
             self._return(self._returned)
 
     def _return(self, error: RetryableError) -> None:
-        give_up_at = self._clock() + self._records.lease_seconds
-        while self._clock() < give_up_at:
+        give_up_at = self._cancellation.now() + self._records.lease_seconds
+        while self._cancellation.now() < give_up_at:
             try:
                 self._records.hand_back(self._job_id, self._attempt, error)
             except StorageUnavailableError as problem:
                 _log.warning("an attempt can't be handed back: %s", problem.message)
-                time.sleep(_RETRY_SECONDS)
+                self._sleep(_RETRY_SECONDS)
             else:
                 return
 

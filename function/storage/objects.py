@@ -75,7 +75,8 @@ class Listing:
 
     Attributes:
         objects: In the order of their keys' UTF-8 bytes.
-        taken_at: When, by the clock that `ObjectInfo.modified_at` is of; full seconds on S3, rounded down.
+        taken_at: When, or earlier, by the clock that `ObjectInfo.modified_at` is of: what was written by then is in it.
+            Up to a second earlier on S3, and by as much as the request took.
         complete: Whether there are no more.
     """
 

@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from contextlib import closing, contextmanager
-from datetime import UTC
+from datetime import UTC, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 
@@ -172,11 +172,12 @@ class S3Store:
 
     def create(self, key: str, data: bytes, *, media_type: str = "application/json") -> bool:
         """Write one small object unless the key exists."""
+        writer = uuid.uuid4().hex
         with self._translated(key):
-            for pause_seconds in _PAUSES_SECONDS:
-                created = self._create_once(key, data, media_type)
+            for tried, pause_seconds in enumerate(_PAUSES_SECONDS):
+                created = self._create_once(key, data, media_type, writer)
                 if created is not None:
-                    return created
+                    return created or (tried > 0 and self._is_writer(key, writer))
                 self._sleep(pause_seconds)
         raise StorageUnavailableError(f"{self.object_url(key)}: concurrent writes kept colliding: try later")
 
@@ -206,11 +207,13 @@ class S3Store:
     def list_page(self, prefix: str = "", *, start_after: str = "", limit: int = 1000) -> Listing:
         """The first of them, with the store's time."""
         after = self._prefix + start_after if start_after else ""
+        began = time.monotonic()
         with self._translated():
             page = self._client().list_objects_v2(
                 Bucket=self._bucket, Prefix=self._prefix + prefix, StartAfter=after, MaxKeys=limit
             )
-        return Listing(tuple(self._parse_page(page)), _date_of(page), complete=not page["IsTruncated"])
+        took = timedelta(seconds=time.monotonic() - began)  # an answer is dated when it is sent
+        return Listing(tuple(self._parse_page(page)), _date_of(page) - took, complete=not page["IsTruncated"])
 
     def delete(self, key: str) -> None:
         """Remove one object; on a versioned bucket its versions stay."""
@@ -265,9 +268,8 @@ class S3Store:
         with closing(answer["Body"]) as body:  # its own context manager gives the raw response, which checks no length
             return body.read() if answer["ContentLength"] <= max_bytes else body.read(max_bytes + 1)
 
-    def _create_once(self, key: str, data: bytes, media_type: str) -> bool | None:
-        """Whether this call wrote the object; None when a concurrent write left it open."""
-        writer = uuid.uuid4().hex
+    def _create_once(self, key: str, data: bytes, media_type: str, writer: str) -> bool | None:
+        """Whether this writer wrote the object; None when a concurrent write, perhaps its own, left it open."""
         try:
             self._client().put_object(
                 Bucket=self._bucket,

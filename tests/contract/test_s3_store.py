@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ import urllib3
 from function.errors import SettingsError, StorageUnavailableError
 from function.storage import open_store, probe_create
 from function.storage.s3 import S3Store
+from tests.support.proxy import CONFLICT, HttpProxy, Seen
 from tests.support.storage import FlakyProxy, S3Server, free_port
 
 if TYPE_CHECKING:
@@ -226,6 +229,38 @@ def test_conflicting_creates_are_repeated(s3_server: S3Server) -> None:
         s3_server.store("s3://bucket", endpoint_url=endpoint) as store,
     ):
         assert store.create("claim", b"")
+
+
+def test_a_create_that_conflicts_with_itself(s3_server: S3Server, s3_store: S3Store) -> None:
+    """A write whose answer was lost, and that is answered with 409 when it is sent again, has won all the same."""
+    conflict = [True]
+
+    def answer_conflict(seen: Seen) -> str:
+        return CONFLICT if seen.method == "PUT" and conflict and conflict.pop() else ""
+
+    with (
+        HttpProxy([s3_server.endpoint_url], after=answer_conflict) as proxy,
+        s3_server.store(s3_store.url, endpoint_url=proxy.url) as store,
+    ):
+        assert store.create("claim", b"mine")
+        conflict.append(True)
+        assert not store.create("claim", b"mine")
+
+
+def test_a_listing_is_not_dated_later_than_it_was_taken(s3_server: S3Server, s3_store: S3Store) -> None:
+    """What was written while a slow answer was under way is not in it, so that it must not look older than it is."""
+    s3_store.put("x", b"")
+
+    def wait(_seen: Seen) -> str:
+        time.sleep(1.5)
+        return ""
+
+    with (
+        HttpProxy([s3_server.endpoint_url], before=wait) as proxy,
+        s3_server.store(s3_store.url, endpoint_url=proxy.url) as store,
+    ):
+        asked_at = datetime.now(UTC)
+        assert store.list_page().taken_at <= asked_at
 
 
 def test_creates_that_go_on_conflicting(s3_server: S3Server) -> None:

@@ -49,14 +49,44 @@ def _engine_settings(root: Path) -> dict[str, str]:
     }
 
 
-class FunctionProcess:
+class Client:
+    """Asks one URL."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._http = urllib3.PoolManager(maxsize=100, retries=False, timeout=120)
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._http.clear()
+
+    def get(self, path: str) -> Answer:
+        """GET a path."""
+        return self._request("GET", path)
+
+    def post(self, path: str, body: object, headers: dict[str, str] | None = None) -> Answer:
+        """POST JSON, or bytes as they are."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self._request("POST", path, body=data, headers={"Content-Type": "application/json", **(headers or {})})
+
+    def send_event(self, event_id: str, document: object, *, kind: str = JOB_REQUESTED) -> Answer:
+        """Send a binary CloudEvent."""
+        headers = {"ce-specversion": "1.0", "ce-id": event_id, "ce-source": EVENT_SOURCE, "ce-type": kind}
+        return self.post("/", document, headers)
+
+    def _request(self, method: str, path: str, **arguments: Any) -> Answer:
+        answer = self._http.request(method, self.url + path, redirect=False, **arguments)
+        return Answer(answer.status, {name.lower(): value for name, value in answer.headers.items()}, answer.data)
+
+
+class FunctionProcess(Client):
     """One function process with its storage below `root`."""
 
     def __init__(self, root: Path, environ: dict[str, str]) -> None:
         self.root = root
         self.store = root / "data" / "store"
         self.port = int(environ.get("PORT", "0")) or free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        super().__init__(f"http://127.0.0.1:{self.port}")
         self.log = root / "function.log"
         self._environ = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "K_"))},
@@ -66,7 +96,6 @@ class FunctionProcess:
             **_engine_settings(root),
             **environ,
         }
-        self._http = urllib3.PoolManager(maxsize=100, retries=False, timeout=120)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, probe: str = "/ready") -> None:
@@ -79,7 +108,7 @@ class FunctionProcess:
 
     def stop(self) -> None:
         """End it and whatever it started."""
-        self._http.clear()
+        self.close()
         if self._process is None:
             return
         self._process.terminate()
@@ -123,27 +152,9 @@ class FunctionProcess:
         except urllib3.exceptions.HTTPError:
             return False
 
-    def get(self, path: str) -> Answer:
-        """GET a path."""
-        return self._request("GET", path)
-
-    def post(self, path: str, body: object, headers: dict[str, str] | None = None) -> Answer:
-        """POST JSON, or bytes as they are."""
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return self._request("POST", path, body=data, headers={"Content-Type": "application/json", **(headers or {})})
-
-    def send_event(self, event_id: str, document: object, *, kind: str = JOB_REQUESTED) -> Answer:
-        """Send a binary CloudEvent."""
-        headers = {"ce-specversion": "1.0", "ce-id": event_id, "ce-source": EVENT_SOURCE, "ce-type": kind}
-        return self.post("/", document, headers)
-
     def result_path(self, event_id: str) -> Path:
         """Where the manifest of an event's job lies."""
         return self.store / "results" / "jobs" / derived_job_id(EVENT_SOURCE, event_id) / "result.json"
-
-    def _request(self, method: str, path: str, **arguments: Any) -> Answer:
-        answer = self._http.request(method, self.url + path, redirect=False, **arguments)
-        return Answer(answer.status, {name.lower(): value for name, value in answer.headers.items()}, answer.data)
 
     def put_upload(self, name: str, source: Path = DATA / "cases" / "in_64x48.png") -> None:
         """Put an input file into storage."""

@@ -118,10 +118,10 @@ class Function:
         """Stop the engine and let the GPU go."""
         if self._warm_up:
             self._warm_up.stop()
+        if self._built:
+            self._line.result().stop()  # before the engine, to which it has connections
         self._supervisor.stop()
         self._clients.stop()
-        if self._built:
-            self._line.result().stop()
 
     @property
     def alive(self) -> bool:

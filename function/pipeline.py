@@ -74,6 +74,7 @@ class Line:
         self.background.stop()
         self.models.stop()
         self.fetcher.stop()
+        self.engine.close()
         self.gpus.stop()
 
 

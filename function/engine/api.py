@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import http.client
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 from function.errors import EngineUnavailableError
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from function.workflow import Workflow
 
 _REQUEST_SECONDS = 5.0
+_KEPT_SECONDS = 1.0
 _OK = 200
 _NOT_FOUND = 404
 
@@ -26,7 +28,10 @@ class RunState(enum.Enum):
 
 
 class EngineApi:
-    """HTTP to one engine; a connection per request, which costs little on loopback and never goes stale.
+    """HTTP to one engine.
+
+    A connection serves the next request only if that comes within a second: servers keep idle ones for longer than that
+    (uvicorn for 5 s, aiohttp for 75 s), so that none goes stale while a request is on its way.
 
     Every method raises EngineUnavailableError when the engine does not answer, or answers with what isn't its protocol.
     """
@@ -34,6 +39,12 @@ class EngineApi:
     def __init__(self, host: str, port: int) -> None:
         self._host = host
         self._port = port
+        self._idle: list[tuple[float, http.client.HTTPConnection]] = []
+
+    def close(self) -> None:
+        """Close the connections that are kept."""
+        while self._idle:
+            self._idle.pop()[1].close()
 
     def submit(
         self, workflow: Workflow, *, prompt_id: str, client_id: str, timeout_seconds: float
@@ -103,13 +114,26 @@ class EngineApi:
     def _request(
         self, method: str, path: str, body: object = None, *, timeout_seconds: float = _REQUEST_SECONDS
     ) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout_seconds)
+        connection = self._connection(timeout_seconds)
         try:
             content = None if body is None else json.dumps(body)
             connection.request(method, path, content, {"Content-Type": "application/json"} if content else {})
             response = connection.getresponse()
-            return response.status, response.read()
+            answer = response.status, response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise EngineUnavailableError(f"the engine does not answer {method} {path}: {error}") from error
-        finally:
             connection.close()
+            raise EngineUnavailableError(f"the engine does not answer {method} {path}: {error}") from error
+        self._idle.append((time.monotonic(), connection))
+        return answer
+
+    def _connection(self, timeout_seconds: float) -> http.client.HTTPConnection:
+        """A kept connection, or a new one: `http.client` connects again where the server wanted to close it."""
+        since, connection = (
+            self._idle.pop() if self._idle else (0.0, http.client.HTTPConnection(self._host, self._port))
+        )
+        if time.monotonic() - since > _KEPT_SECONDS:
+            connection.close()
+        connection.timeout = timeout_seconds
+        if connection.sock:
+            connection.sock.settimeout(timeout_seconds)
+        return connection

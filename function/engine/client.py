@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from websockets.exceptions import WebSocketException
-from websockets.sync.client import connect
 
 from function.engine.api import EngineApi, RunState
+from function.engine.frames import FrameSocket
 from function.engine.progress import RunProgress
 from function.engine.results import EngineFile, EngineRun, ignore_outputs, parse_executed, parse_run, to_refusal
 from function.errors import (
@@ -29,9 +29,7 @@ from function.errors import (
 from function.telemetry import ignore_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from websockets.sync.client import ClientConnection
+    from collections.abc import Callable, Iterator
 
     from function.engine.results import OnOutputs
     from function.telemetry import OnProgress
@@ -41,7 +39,6 @@ __all__ = ["EngineClient", "EngineFile", "EngineRun", "NotConnectedError", "RunL
 
 _SUBMIT_SECONDS = 60.0  # ComfyUI validates before it answers, and lists model directories for that
 _CONNECT_SECONDS = 5.0
-_CLOSE_SECONDS = 0.0  # ComfyUI collects garbage after a run and answers the close only then (0.3 to 0.6 s measured)
 _TICK_SECONDS = 0.1
 _RETRY_SECONDS = 0.05
 _QUIET_SECONDS = 5.0
@@ -78,7 +75,7 @@ class RunLimits:
 
 
 class EngineClient:
-    """Runs workflows in one engine.
+    """Runs workflows in one engine, whose connections it keeps from one run to the next until it is closed.
 
     Args:
         host: Where it listens.
@@ -102,6 +99,7 @@ class EngineClient:
         self._interrupt_seconds = interrupt_seconds
         self._quiet_seconds = quiet_seconds
         self._clock = clock
+        self._idle: list[_Socket] = []
 
     def run(
         self,
@@ -131,32 +129,51 @@ class EngineClient:
                 a run.
         """
         progress = RunProgress(workflow, prompt_id=prompt_id, on_progress=on_progress, clock=self._clock)
-        socket = _Socket(self._address)
-        try:
-            socket.open()  # before the run exists, so that no message of it is missed
-            self._submit(workflow, prompt_id, socket.client_id, limits)
+        with self._socket() as socket:  # before the run exists, so that no message of it is missed
+            self._submit(workflow, prompt_id, socket, limits)
             self._follow(socket, progress, prompt_id=prompt_id, limits=limits, on_outputs=on_outputs)
-            entry = self._api.history(prompt_id)
-        finally:
-            socket.close()
+        entry = self._api.history(prompt_id)
         if entry is None:
             raise EngineUnavailableError("the engine has no record of the run that it ended")
         run = parse_run(prompt_id, entry, node_seconds=progress.node_seconds)
         progress.finish()
         return run
 
+    def close(self) -> None:
+        """Close the connections that are kept."""
+        while self._idle:
+            self._idle.pop().close()
+        self._api.close()
+
+    @contextmanager
+    def _socket(self) -> Iterator[_Socket]:
+        """The socket of a run: a kept one if it still is open. It is kept again if all went well."""
+        socket = self._idle.pop() if self._idle else _Socket(self._address)
+        if not socket.is_open():
+            socket = _Socket(self._address)
+            socket.open()
+        with ExitStack() as closing:
+            closing.callback(socket.close)
+            yield socket
+            if not socket.was_lost:
+                closing.pop_all()
+                socket.was_kept = True
+                self._idle.append(socket)
+
     def free(self) -> None:
         """Ask the engine to free its memory before the next run; see `EngineApi.free`."""
         self._api.free()
 
-    def _submit(self, workflow: Workflow, prompt_id: str, client_id: str, limits: RunLimits) -> None:
+    def _submit(self, workflow: Workflow, prompt_id: str, socket: _Socket, limits: RunLimits) -> None:
         timeout_seconds = min(_SUBMIT_SECONDS, max(_TICK_SECONDS, limits.deadline - self._clock()))
         try:
             status, answer = self._api.submit(
-                workflow, prompt_id=prompt_id, client_id=client_id, timeout_seconds=timeout_seconds
+                workflow, prompt_id=prompt_id, client_id=socket.client_id, timeout_seconds=timeout_seconds
             )
-        except EngineUnavailableError:
+        except EngineUnavailableError as error:
             self._cancel(prompt_id, limits)  # it may have taken the run all the same
+            if socket.was_kept:  # it may have died since; a new connection, which is tried next, would have told
+                raise NotConnectedError(error.message) from error
             raise
         if status == _OK and isinstance(answer, dict) and not answer.get("node_errors"):
             return
@@ -216,7 +233,7 @@ class EngineClient:
 
 
 class _Socket:
-    """The socket of one run.
+    """The socket of one run after the other.
 
     It comes back under the same client id, because the engine addresses messages to the id that the run was submitted
     with. ComfyUI may not have noticed the old connection's end and then drops the new one's registration together with
@@ -226,9 +243,9 @@ class _Socket:
     def __init__(self, address: str) -> None:
         self.client_id = uuid.uuid4().hex
         self.was_lost = False
+        self.was_kept = False
         self._url = f"ws://{address}/ws?clientId={self.client_id}"
-        self._connection: ClientConnection | None = None
-        self._closing = ExitStack()
+        self._connection: FrameSocket | None = None
 
     def open(self) -> None:
         """Connect.
@@ -241,12 +258,18 @@ class _Socket:
         except (OSError, WebSocketException) as error:
             raise NotConnectedError(f"the engine takes no connection: {error}") from error
 
+    def is_open(self) -> bool:
+        """Whether it is connected, as far as can be seen; what has come since the last run is dropped."""
+        while self._connection and self.receive(0.0) is not None:
+            pass
+        return self._connection is not None
+
     def receive(self, timeout_seconds: float) -> dict[str, Any] | None:
         """The next message, {} for a binary one; None when none came in time or the connection is lost."""
         try:
             if self._connection is None:
                 self._connection = self._connect()
-            return _parse_message(self._connection.recv(timeout=timeout_seconds))
+            return _parse_message(self._connection.recv(timeout_seconds))
         except TimeoutError:
             return None
         except (OSError, WebSocketException):
@@ -257,20 +280,12 @@ class _Socket:
 
     def close(self) -> None:
         """End the connection; does nothing if there is none."""
+        if self._connection:
+            self._connection.close()
         self._connection = None
-        self._closing.close()
 
-    def _connect(self) -> ClientConnection:
-        opening = connect(
-            self._url,
-            open_timeout=_CONNECT_SECONDS,
-            close_timeout=_CLOSE_SECONDS,
-            ping_interval=None,  # a node may keep the interpreter busy for longer than any ping waits
-            max_size=None,  # previews and text outputs have no limit
-            compression=None,
-            proxy=None,
-        )
-        return self._closing.enter_context(opening)
+    def _connect(self) -> FrameSocket:
+        return FrameSocket(self._url, open_seconds=_CONNECT_SECONDS)
 
 
 def _parse_message(frame: str | bytes) -> dict[str, Any]:

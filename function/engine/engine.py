@@ -64,6 +64,7 @@ class Engine:
         self._memory_limit_bytes = memory_limit_bytes
         self._connect = connect
         self._while_running = while_running
+        self._client: tuple[int, EngineClient] | None = None
         self._counted_starts = 0
         supervisor.subscribe(self._count)
 
@@ -102,6 +103,12 @@ class Engine:
                 self._supervisor.restart(error.message)
                 raise EngineUnavailableError(f"the engine has to be replaced: {error.message}") from error
             raise
+
+    def close(self) -> None:
+        """Close the connections to the process; the next run opens new ones."""
+        if self._client:
+            self._client[1].close()
+        self._client = None
 
     def recycle(self) -> None:
         """Replace the process if it has grown over its limit; returns at once, and the next run waits."""
@@ -148,7 +155,7 @@ class Engine:
             is_cancelled=lambda: cancellation.reason is not None,
             on_stuck=lambda: self._supervisor.restart("a run could not be interrupted"),
         )
-        client = self._client(state)
+        client = self._client_of(state)
         with self._while_running(), self._metrics.engine_run_seconds.time():
             return client.run(
                 workflow, prompt_id=new_prompt_id(), limits=limits, on_progress=on_progress, on_outputs=on_outputs
@@ -156,10 +163,15 @@ class Engine:
 
     def _free(self) -> None:
         with suppress(EngineUnavailableError):  # then the second try says so
-            self._client(self._supervisor.state).free()
+            self._client_of(self._supervisor.state).free()
 
-    def _client(self, state: EngineState) -> EngineClient:
-        return self._connect(self._supervisor.address[0], state.port)
+    def _client_of(self, state: EngineState) -> EngineClient:
+        """The client of one process: its connections are never those of the process before."""
+        if self._client and self._client[0] != state.generation:
+            self.close()
+        if not self._client:
+            self._client = state.generation, self._connect(self._supervisor.address[0], state.port)
+        return self._client[1]
 
     def _count(self, state: EngineState) -> None:
         self._metrics.engine_ready.set(state.ready)

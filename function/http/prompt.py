@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from function.http.responses import connection_of, json_response, parse_json, read_body
+from function.http.streamed import DocumentWithFiles
 from function.job import Job, JobResult, random_job_id, validated
 
 if TYPE_CHECKING:
@@ -35,13 +35,10 @@ def run(function: Function, request: Request) -> Response:
         return json_response(to_answer(job, function.handle(job, connection=connection_of(request))))
 
 
-def to_answer(job: Job, result: JobResult) -> dict[str, Any]:
+def to_answer(job: Job, result: JobResult) -> DocumentWithFiles:
     """The answer's members as comfyui-api has them: `images` and `filenames` run side by side; stats in ms."""
     milliseconds = {stage: round(seconds * 1000) for stage, seconds in result.timings.items()}
-    answer: dict[str, Any] = {
-        "id": job.label or job.job_id,
-        "prompt": job.workflow,
-        "images": [base64.b64encode(output.data or b"").decode() for output in result.outputs],
+    after: dict[str, Any] = {
         "filenames": [output.filename for output in result.outputs],
         "stats": {
             "comfy_execution": {"duration": milliseconds["executing"]},
@@ -52,5 +49,6 @@ def to_answer(job: Job, result: JobResult) -> dict[str, Any]:
         },
     }
     if result.texts:
-        answer["texts"] = result.texts
-    return answer
+        after["texts"] = result.texts
+    images = [output.data or b"" for output in result.outputs]
+    return DocumentWithFiles({"id": job.label or job.job_id, "prompt": job.workflow}, "images", images, after)

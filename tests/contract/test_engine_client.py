@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 import uuid
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -52,14 +54,14 @@ def run(
 ) -> EngineRun:
     """Run the recording's own workflow."""
     limits = {"deadline": time.monotonic() + 20} | limits
-    client = EngineClient("127.0.0.1", engine.port, interrupt_seconds=0.3, quiet_seconds=0.2)
-    return client.run(
-        engine.recording.workflow or WORKFLOW,
-        prompt_id=new_prompt_id(),
-        limits=RunLimits(**limits),
-        on_progress=[].append if progress is None else progress.append,
-        on_outputs=[].extend if announced is None else announced.extend,
-    )
+    with closing(EngineClient("127.0.0.1", engine.port, interrupt_seconds=0.3, quiet_seconds=0.2)) as client:
+        return client.run(
+            engine.recording.workflow or WORKFLOW,
+            prompt_id=new_prompt_id(),
+            limits=RunLimits(**limits),
+            on_progress=[].append if progress is None else progress.append,
+            on_outputs=[].extend if announced is None else announced.extend,
+        )
 
 
 @pytest.mark.parametrize(
@@ -273,3 +275,48 @@ def _release(engine: ReplayEngine) -> None:
     assert engine.holding.wait(10)
     for event in list(engine.running.values()):
         event.set()
+
+
+def run_again(client: EngineClient) -> EngineRun:
+    """A run of a client that had others before."""
+    return client.run(WORKFLOW, prompt_id=new_prompt_id(), limits=RunLimits(deadline=time.monotonic() + 20))
+
+
+def test_connections_are_kept_from_run_to_run(engine: ReplayEngine) -> None:
+    """One socket and one client id serve one run after the other."""
+    engine.recording = Recording.of_run("simple_fresh")
+    with closing(EngineClient("127.0.0.1", engine.port)) as client:
+        assert [len(run_again(client).files) for _ in range(3)] == [1, 1, 1]
+    assert engine.seen.count("GET /ws") == 1
+
+
+def test_a_kept_socket_that_the_engine_closed_is_replaced(engine: ReplayEngine) -> None:
+    """A connection that ended between two runs costs the next one nothing but a new connection, under a new id."""
+    engine.recording = Recording.of_run("simple_fresh")
+    with closing(EngineClient("127.0.0.1", engine.port, quiet_seconds=60)) as client:
+        assert run_again(client).files
+        (connection,) = engine.sockets.values()
+        connection.shutdown(socket.SHUT_RDWR)
+        assert run_again(client).files
+    assert len(engine.sockets) == 2
+
+
+def test_a_socket_that_was_lost_in_a_run_is_not_kept(engine: ReplayEngine) -> None:
+    """Silence of a socket that came back means nothing, so the next run has one of its own."""
+    engine.recording = Recording.of_run("simple_fresh")
+    engine.cut_at = 4
+    with closing(EngineClient("127.0.0.1", engine.port, quiet_seconds=0.2)) as client:
+        assert run_again(client).files
+        engine.cut_at = -1
+        assert run_again(client).files
+    assert engine.seen.count("GET /ws") == 2
+
+
+def test_a_message_of_before_is_nothing_to_the_next_run(engine: ReplayEngine) -> None:
+    """What comes between two runs is dropped, also the end of a run that was not this one."""
+    engine.recording = Recording.of_run("simple_fresh")
+    with closing(EngineClient("127.0.0.1", engine.port)) as client:
+        first = run_again(client)
+        (client_id,) = engine.sockets
+        engine.send(client_id, {"type": "executing", "data": {"node": None, "prompt_id": first.prompt_id}})
+        assert run_again(client).prompt_id != first.prompt_id

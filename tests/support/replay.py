@@ -212,7 +212,7 @@ class _Handler(BaseHTTPRequestHandler):
             recording = engine.accept_prompt(body)
             self._answer(recording.status, recording.answer)
             if recording.status == 200:
-                engine.play(body, recording)
+                threading.Thread(target=engine.play, args=(body, recording), daemon=True).start()
             return
         if self.path == "/free":
             engine.out_of_memory -= engine.out_of_memory > 0

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from function.admission import Admission
@@ -229,14 +229,16 @@ class Function:
         if self.admission.depth > 1:
             with suppress(ComfyfnError):  # the job says the same when its turn comes
                 line.prefetch(job)
-        with self.admission.turn(
+        gpu = self.admission.turn(
             deadline=deadline, on_position=on_position, cancellation=client, interactive=job.interactive
-        ):
-            self._running = Cancellation() if job.stored else client
-            try:
-                return line.run_job(job, deadline=deadline, cancellation=self._running, on_progress=on_progress)
-            finally:
-                line.engine.recycle()
+        )
+        with ExitStack() as holding:
+            holding.enter_context(gpu)
+            holding.callback(line.engine.recycle)
+            self._running = cancellation = Cancellation() if job.stored else client
+            return line.run_job(
+                job, deadline=deadline, cancellation=cancellation, on_progress=on_progress, on_executed=holding.close
+            )
 
     def _run_warm_up(self) -> None:
         from function.job import Job, random_job_id  # noqa: PLC0415  (imports pydantic; see above)

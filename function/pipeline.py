@@ -40,6 +40,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """One job's turn on the GPU.
+
+    Attributes:
+        deadline: Monotonic seconds by which the engine must be done.
+        cancellation: Ends the job with its reason until the engine is done.
+        on_progress: Observer of the job's stages.
+        on_executed: Called when the engine is done and the outputs lie on the disk: the next job may have the GPU.
+    """
+
+    deadline: float
+    cancellation: Cancellation
+    on_progress: OnProgress
+    on_executed: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     """What jobs run on; all of it belongs to the process."""
 
@@ -57,9 +74,17 @@ class Line:
     input_dir: Path
     output_dir: Path
 
-    def run_job(self, job: Job, *, deadline: float, cancellation: Cancellation, on_progress: OnProgress) -> JobResult:
-        """Run one job that has the GPU; see the function of this name."""
-        return run_job(job, self, deadline=deadline, cancellation=cancellation, on_progress=on_progress)
+    def run_job(
+        self,
+        job: Job,
+        *,
+        deadline: float,
+        cancellation: Cancellation,
+        on_progress: OnProgress,
+        on_executed: Callable[[], None],
+    ) -> JobResult:
+        """Run one job that has the GPU; see the function of this name and `Turn`."""
+        return run_job(job, self, Turn(deadline, cancellation, on_progress, on_executed))
 
     def prefetch(self, job: Job) -> None:
         """Begin to bring the models of a job that waits for the GPU.
@@ -145,7 +170,7 @@ class Stopwatch:
         return {**self.laps, "total": round(self._clock() - self._started, 3)}
 
 
-def run_job(job: Job, line: Line, *, deadline: float, cancellation: Cancellation, on_progress: OnProgress) -> JobResult:
+def run_job(job: Job, line: Line, turn: Turn) -> JobResult:
     """Run one job that has the GPU, from its claim to its result.
 
     A stored job that can't succeed ends in a failed result with a manifest; of a job that stores nothing the error
@@ -154,9 +179,7 @@ def run_job(job: Job, line: Line, *, deadline: float, cancellation: Cancellation
     Args:
         job: The job.
         line: What it runs on.
-        deadline: Monotonic seconds by which the engine must be done.
-        cancellation: Ends the job with its reason until the engine is done.
-        on_progress: Observer of its stages.
+        turn: What ends it, and who is told.
 
     Raises:
         JobFailedError: The job stores nothing and can't succeed.
@@ -164,37 +187,26 @@ def run_job(job: Job, line: Line, *, deadline: float, cancellation: Cancellation
     """
     watch = Stopwatch()
     if not job.stored:
-        return _attempt(job, line, 1, watch, deadline=deadline, cancellation=cancellation, on_progress=on_progress)
+        return _attempt(job, line, turn, 1, watch)
     attempt = MAX_ATTEMPTS
     try:
         attempt = line.records.claim(job)
-        result = _attempt(
-            job, line, attempt, watch, deadline=deadline, cancellation=cancellation, on_progress=on_progress
-        )
+        result = _attempt(job, line, turn, attempt, watch)
     except JobFailedError as error:
         result = _failed(job, attempt, error, watch)
     return line.records.finish(result)
 
 
-def _attempt(
-    job: Job,
-    line: Line,
-    attempt: int,
-    watch: Stopwatch,
-    *,
-    deadline: float,
-    cancellation: Cancellation,
-    on_progress: OnProgress,
-) -> JobResult:
+def _attempt(job: Job, line: Line, turn: Turn, attempt: int, watch: Stopwatch) -> JobResult:
     def on_preparation(progress: Progress) -> None:
-        cancellation.check()
-        on_progress(progress)
+        turn.cancellation.check()
+        turn.on_progress(progress)
 
     workflow = parse_workflow(job.workflow)
     check_workflow(workflow, line.policy, line.catalogue.definitions)
     references = line.lookup.references(workflow)
     folder = OutputFolder(line.output_dir, job.job_id)
-    with line.models.ensure(references, deadline=deadline, on_progress=on_preparation) as etags:
+    with line.models.ensure(references, deadline=turn.deadline, on_progress=on_preparation) as etags:
         watch.lap("models")
         with (
             staged_inputs(
@@ -205,16 +217,17 @@ def _attempt(
                 on_progress=on_preparation,
             ) as staged,
             folder.removed_at_the_end(),
-            _collector(job, line, folder, attempt, on_progress) as collector,
+            _collector(job, line, folder, attempt, turn.on_progress) as collector,
         ):
             watch.lap("inputs")
             run = line.engine.run(
                 confine_outputs(staged, job.job_id),
-                deadline=deadline,
-                cancellation=cancellation,
-                on_progress=on_progress,
+                deadline=turn.deadline,
+                cancellation=turn.cancellation,
+                on_progress=turn.on_progress,
                 on_outputs=collector.begin,
             )
+            turn.on_executed()
             watch.lap("executing")
             outputs = collector.finish(run.files)
             watch.lap("storing")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import socket
 import time
@@ -28,6 +29,18 @@ def start_slow_job(function: FunctionProcess, event_id: str = "slow") -> Backgro
     path = f"/jobs/{derived_job_id(EVENT_SOURCE, event_id)}"
     wait_until(lambda: b'"executing"' in function.get(path).body, what="the engine's work")
     return call
+
+
+def test_the_next_job_runs_while_outputs_are_stored(function_factory: FunctionFactory) -> None:
+    """A job whose engine is done has let the GPU go, however long its storage takes."""
+    function = function_factory()
+    call = start_slow_job(function)
+    with (function.store / "results" / ".comfyfn" / "lock").open("ab") as lock:  # nobody else writes there meanwhile
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        wait_until(lambda: function.engine_runs() == 0, what="the end of the job's run")
+        answer = function.post("/prompt", {"prompt": case("01_empty_save")})
+        assert (answer.status, call.running) == (200, True)
+    assert call.join().json["type"] == JOB_COMPLETED
 
 
 def test_probes_and_metrics_answer_while_a_job_runs(function_factory: FunctionFactory) -> None:

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-comfyui check lint types imports unit format lock bench-start bench-cache bench-engine clean
+.PHONY: help demo test test-comfyui check lint types imports unit format lock bench-start bench-cache bench-engine bench-overhead clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -76,6 +76,9 @@ bench-cache: $(VENV)/.dev  ## Measure how fast models come, beside curl and boto
 
 bench-engine: $(VENV)/.dev  ## Measure the embedded engine, beside the ComfyUI in COMFY_HOME if set; writes docs/performance.md
 	@$(BIN)/python -m bench.engine --write
+
+bench-overhead: $(VENV)/.dev  ## Measure what the function adds, beside its engine alone or the ComfyUI in COMFY_HOME; writes docs/performance.md
+	@$(BIN)/python -m bench.overhead --write
 
 clean:  ## Remove what the targets made
 	rm -rf $(VENV) demo-out comfyfn-data .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

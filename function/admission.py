@@ -19,9 +19,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from function.cancellation import Cancellation
+    from function.telemetry import OnProgress
 
 PATIENCE_SECONDS = 60.0
 """A job that has waited longer than this counts as interactive, so that no stream of those can hold it up for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One job's turn on the GPU.
+
+    Attributes:
+        deadline: Monotonic seconds by which the engine must be done.
+        cancellation: Ends the job with its reason until the engine is done.
+        on_progress: Observer of the job's stages.
+        on_executed: Called when nothing of the job is needed from the engine any more: the next job may have the GPU.
+    """
+
+    deadline: float
+    cancellation: Cancellation
+    on_progress: OnProgress
+    on_executed: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

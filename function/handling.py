@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from function.admission import Turn
 from function.cancellation import Cancellation
 from function.errors import ClientGoneError, ComfyfnError, JobCancelledError, JobFailedError, JobRunningError
 from function.logs import job_context
@@ -28,7 +29,7 @@ _log = logging.getLogger("comfyfn")
 
 
 class JobHandler:
-    """Takes admitted jobs down the line, one at a time.
+    """Takes admitted jobs down the line; one at a time has the GPU, while the outputs of others are stored.
 
     Args:
         jobs: Jobs, whichever pod runs them; asked when it is needed, because it may have to be waited for.
@@ -163,14 +164,14 @@ class JobHandler:
         if self._admission.depth > 1:
             with suppress(ComfyfnError):  # the job says the same when its turn comes
                 line.prefetch(job)
-        with self._admission.turn(
+        gpu = self._admission.turn(
             deadline=deadline, on_position=on_position, cancellation=tracked.waiting, interactive=job.interactive
-        ):
-            running = self._running = tracked.running = Cancellation() if job.stored else tracked.waiting
-            try:
-                return line.run_job(job, new=new, deadline=deadline, cancellation=running, on_progress=on_progress)
-            finally:
-                line.engine.recycle()
+        )
+        with ExitStack() as holding:
+            holding.enter_context(gpu)
+            holding.callback(line.engine.recycle)
+            self._running = tracked.running = Cancellation() if job.stored else tracked.waiting
+            return line.run_job(job, Turn(deadline, tracked.running, on_progress, holding.close), new=new)
 
     def cancel(self, job_id: str) -> None:
         """End a job wherever it is: one that another pod runs ends at that pod's next sign of life.
@@ -191,7 +192,10 @@ class JobHandler:
         return tracked.progress if tracked else None
 
     def interrupt(self, reason: ComfyfnError) -> None:
-        """End the running job; one that gets its turn only now is another one."""
+        """End the job that has the GPU; one that gets its turn only now is another one.
+
+        One whose outputs are being stored ends by itself.
+        """
         self._running.cancel(reason)
 
 

@@ -159,12 +159,12 @@ class Function:
         """Stop the engine and let the GPU go."""
         if self._warm_up:
             self._warm_up.stop()
+        for part in (self._jobs, self._line):  # the line before the engine, to which it has connections
+            if part.done() and not part.exception():
+                part.result().stop()
         if self._supervisor:
             self._supervisor.stop()
         self._clients.stop()
-        for part in (self._jobs, self._line):
-            if part.done() and not part.exception():
-                part.result().stop()
 
     @property
     def alive(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from function.cancellation import Cancellation
+    from function.admission import Turn
     from function.config import Settings
     from function.engine.supervisor import Supervisor
     from function.models.cache import ModelCache
@@ -78,11 +78,9 @@ class Line:
         """
         _checked(job, self)
 
-    def run_job(
-        self, job: Job, *, new: bool, deadline: float, cancellation: Cancellation, on_progress: OnProgress
-    ) -> JobResult:
+    def run_job(self, job: Job, turn: Turn, *, new: bool) -> JobResult:
         """Run one job that has the GPU; see the function of this name."""
-        return run_job(job, self, new=new, deadline=deadline, cancellation=cancellation, on_progress=on_progress)
+        return run_job(job, self, turn, new=new)
 
     def prefetch(self, job: Job) -> None:
         """Begin to bring the models of a job that waits for the GPU.
@@ -97,6 +95,7 @@ class Line:
         self.background.stop()
         self.models.stop()
         self.fetcher.stop()
+        self.engine.close()
         self.gpus.stop()
 
 
@@ -195,9 +194,7 @@ class Stopwatch:
         return {**self.laps, "total": round(self._clock() - self._started, 3)}
 
 
-def run_job(
-    job: Job, line: Line, *, new: bool, deadline: float, cancellation: Cancellation, on_progress: OnProgress
-) -> JobResult:
+def run_job(job: Job, line: Line, turn: Turn, *, new: bool) -> JobResult:
     """Run one job that has the GPU, from its claim to its result.
 
     A stored job that can't succeed ends in a failed result with a manifest; of a job that stores nothing the error
@@ -206,10 +203,8 @@ def run_job(
     Args:
         job: The job.
         line: What it runs on.
+        turn: What ends it, and who is told.
         new: Whether the job was recorded by this very request.
-        deadline: Monotonic seconds by which the engine must be done.
-        cancellation: Ends the job with its reason until the engine is done.
-        on_progress: Observer of its stages.
 
     Raises:
         JobFailedError: The job stores nothing and can't succeed.
@@ -217,18 +212,16 @@ def run_job(
     """
     watch = Stopwatch()
     if not job.stored:
-        return _attempt(job, line, 1, watch, deadline=deadline, cancellation=cancellation, on_progress=on_progress)
+        return _attempt(job, line, turn, 1, watch)
 
     def work(attempt: int, on_attempt: OnProgress) -> JobResult:
         try:
-            return _attempt(
-                job, line, attempt, watch, deadline=deadline, cancellation=cancellation, on_progress=on_attempt
-            )
+            return _attempt(job, line, replace(turn, on_progress=on_attempt), attempt, watch)
         except JobFailedError as error:
             finished_at = to_timestamp(utc_now())
             return failed_result(job, attempt, error, finished_at=finished_at, timings=watch.timings())
 
-    return run_attempt(line.records, job, work, new=new, cancellation=cancellation, on_progress=on_progress)
+    return run_attempt(line.records, job, work, new=new, cancellation=turn.cancellation, on_progress=turn.on_progress)
 
 
 def _checked(job: Job, line: Line) -> Workflow:
@@ -237,24 +230,15 @@ def _checked(job: Job, line: Line) -> Workflow:
     return workflow
 
 
-def _attempt(
-    job: Job,
-    line: Line,
-    attempt: int,
-    watch: Stopwatch,
-    *,
-    deadline: float,
-    cancellation: Cancellation,
-    on_progress: OnProgress,
-) -> JobResult:
+def _attempt(job: Job, line: Line, turn: Turn, attempt: int, watch: Stopwatch) -> JobResult:
     def on_preparation(progress: Progress) -> None:
-        cancellation.check()
-        on_progress(progress)
+        turn.cancellation.check()
+        turn.on_progress(progress)
 
     workflow = _checked(job, line)
     references = line.lookup.references(workflow, job.preloads)
     folder = OutputFolder(line.output_dir, job.job_id, view=line.engine.view)
-    with line.models.ensure(references, deadline=deadline, on_progress=on_preparation) as etags:
+    with line.models.ensure(references, deadline=turn.deadline, on_progress=on_preparation) as etags:
         watch.lap("models")
         with (
             staged_inputs(
@@ -266,17 +250,19 @@ def _attempt(
                 on_progress=on_preparation,
             ) as staged,
             folder.removed_at_the_end(),
-            _collector(job, line, folder, attempt, on_progress) as collector,
+            _collector(job, line, folder, attempt, turn.on_progress) as collector,
         ):
             watch.lap("inputs")
             run = line.engine.run(
                 confine_outputs(staged, job.job_id),
-                deadline=deadline,
-                cancellation=cancellation,
-                on_progress=on_progress,
+                deadline=turn.deadline,
+                cancellation=turn.cancellation,
+                on_progress=turn.on_progress,
                 on_outputs=collector.begin,
             )
             watch.lap("executing")
+            if folder.has(run.files):
+                turn.on_executed()
             outputs = collector.finish(run.files)
             watch.lap("storing")
     return JobResult(

@@ -6,7 +6,6 @@ A node is `{"class_type": str, "inputs": {name: value}, "_meta"?: {...}}`; a val
 
 from __future__ import annotations
 
-import copy
 import re
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -91,10 +90,14 @@ def _links(node: dict[str, Any]) -> Iterator[str]:
 
 
 def replace_inputs(workflow: Workflow, replacements: dict[tuple[str, str], Any]) -> Workflow:
-    """The graph with new values for some (node id, input name); an input that is not there is added."""
-    changed = copy.deepcopy(workflow)
+    """The graph with new values for some (node id, input name); an input that is not there is added.
+
+    What does not change is shared with the graph that was given.
+    """
+    changed = dict(workflow)
     for (node_id, name), value in replacements.items():
-        changed[node_id]["inputs"][name] = value
+        node = changed[node_id]
+        changed[node_id] = node | {"inputs": node["inputs"] | {name: value}}
     return changed
 
 

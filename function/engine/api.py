@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 from function.engine.wire import AnswerTooLargeError, EngineConnection, ask
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from function.workflow import Workflow
 
 _REQUEST_SECONDS = 5.0
+_KEPT_SECONDS = 1.0
 _OK = 200
 _NOT_FOUND = 404
 _MIB = 1024**2
@@ -29,7 +31,10 @@ class RunState(enum.Enum):
 
 
 class EngineApi:
-    """HTTP to one engine; a connection per request, which costs little on loopback and never goes stale.
+    """HTTP to one engine, for one run after the other.
+
+    A connection serves the next request only if that comes within a second: servers keep idle ones for longer than that
+    (uvicorn for 5 s, aiohttp for 75 s), so that none goes stale while a request is on its way.
 
     Every method raises EngineUnavailableError when the engine does not answer in time, or answers with what isn't its
     protocol, or with more than `max_answer_bytes` beside the workflow that it repeats.
@@ -39,6 +44,13 @@ class EngineApi:
         self._host = host
         self._port = port
         self._max_answer_bytes = max_answer_bytes
+        self._repeated_bytes = 0
+        self._idle: list[tuple[float, EngineConnection]] = []
+
+    def close(self) -> None:
+        """Close the connections that are kept; the next request opens a new one."""
+        while self._idle:
+            self._idle.pop()[1].close()
 
     def submit(
         self, workflow: Workflow, *, prompt_id: str, client_id: str, extra_data: dict[str, str], timeout_seconds: float
@@ -46,7 +58,7 @@ class EngineApi:
         """POST /prompt: the status and the answer, as JSON where it is JSON, else as text."""
         body = {"prompt": workflow, "prompt_id": prompt_id, "client_id": client_id}
         content = json.dumps(body | ({"extra_data": extra_data} if extra_data else {})).encode()
-        self._max_answer_bytes += len(content)  # queue and history repeat it
+        self._repeated_bytes = len(content)  # by the queue and by the history
         status, payload = self._request("POST", "/prompt", content, timeout_seconds=timeout_seconds)
         try:
             return status, json.loads(payload)
@@ -119,8 +131,21 @@ class EngineApi:
         timeout_seconds: float = _REQUEST_SECONDS,
         max_bytes: int | None = None,
     ) -> tuple[int, bytes]:
-        connection = EngineConnection(self._host, self._port, timeout_seconds=timeout_seconds)
-        return ask(connection, method, path, content, max_bytes=max_bytes or self._max_answer_bytes)
+        connection = self._connection(timeout_seconds)
+        most_bytes = max_bytes or self._max_answer_bytes + self._repeated_bytes
+        answer = ask(connection, method, path, content, max_bytes=most_bytes)
+        self._idle.append((time.monotonic(), connection))
+        return answer
+
+    def _connection(self, timeout_seconds: float) -> EngineConnection:
+        """The one that was kept, or a new one; one that is closed connects by itself."""
+        if not self._idle:
+            return EngineConnection(self._host, self._port, timeout_seconds=timeout_seconds)
+        since, connection = self._idle.pop()
+        if time.monotonic() - since > _KEPT_SECONDS or connection.has_ended():
+            connection.close()
+        connection.allow(timeout_seconds)
+        return connection
 
 
 def _object(path: str, status: int, payload: bytes) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from function.engine.api import EngineApi
@@ -45,11 +46,11 @@ def fetch_answers(host: str, port: int) -> dict[str, Any]:
     Raises:
         EngineUnavailableError: It does not answer.
     """
-    api = EngineApi(host, port)
-    return {
-        "object_info": api.object_info(timeout_seconds=_FETCH_SECONDS),
-        "node_replacements": api.node_replacements(),
-    }
+    with closing(EngineApi(host, port)) as api:
+        return {
+            "object_info": api.object_info(timeout_seconds=_FETCH_SECONDS),
+            "node_replacements": api.node_replacements(),
+        }
 
 
 def fingerprint(command: EngineCommand) -> str:

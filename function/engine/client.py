@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from function.errors import (
 from function.telemetry import ignore_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
     from function.engine.previews import OnPreview
     from function.engine.results import OnOutputs
@@ -72,7 +72,7 @@ class RunLimits:
 
 
 class EngineClient:
-    """Runs workflows in one engine.
+    """Runs workflows in one engine, one at a time; keeps its connections from run to run, until it is closed.
 
     Args:
         host: Where it listens.
@@ -96,6 +96,7 @@ class EngineClient:
         self._interrupt_seconds = interrupt_seconds
         self._quiet_seconds = quiet_seconds
         self._clock = clock
+        self._kept: RunSocket | None = None
 
     def run(
         self,
@@ -132,20 +133,42 @@ class EngineClient:
             workflow, prompt_id=prompt_id, on_progress=on_progress, outputs=outputs, clock=self._clock
         )
         watch = _Watch(prompt_id, progress, on_outputs, on_preview, self._clock)
-        hello = HELLO if on_preview else ""
-        socket = RunSocket(self._address, deadline=limits.deadline, hello=hello, clock=self._clock)
-        try:
-            socket.open()  # before the run exists, so that no message of it is missed
+        with self._socket(HELLO if on_preview else "", limits) as socket:  # before there is a run: it misses no message
             self._submit(workflow, prompt_id, socket.client_id, limits, EXTRA_DATA if on_preview else {})
             self._follow(socket, watch, limits)
-            entry = self._api.history(prompt_id, timeout_seconds=self._patience(limits, _RECORD_SECONDS))
-        finally:
-            socket.close()
+        entry = self._api.history(prompt_id, timeout_seconds=self._patience(limits, _RECORD_SECONDS))
         if entry is None:
             raise EngineUnavailableError("the engine has no record of the run that it ended")
         run = parse_run(prompt_id, entry, node_seconds=progress.node_seconds)
         progress.finish()
         return run
+
+    def close(self) -> None:
+        """Close the connections that are kept."""
+        kept, self._kept = self._kept, None
+        if kept:
+            kept.close()
+        self._api.close()
+
+    @contextmanager
+    def _socket(self, hello: str, limits: RunLimits) -> Iterator[RunSocket]:
+        """The socket of a run, connected: the one that was kept, or a new one. It is kept again if all went well.
+
+        ComfyUI takes only the first message for a hello, so one that said another hello does not serve.
+        """
+        socket, self._kept = self._kept, None
+        with ExitStack() as closing:
+            if socket:
+                closing.callback(socket.close)
+            if not (socket and socket.hello == hello and socket.reopen(limits.deadline)):
+                closing.close()
+                socket = RunSocket(self._address, hello=hello, clock=self._clock)
+                closing.callback(socket.close)
+                socket.open(limits.deadline)
+            yield socket
+            if not socket.was_lost:
+                closing.pop_all()
+                self._kept = socket
 
     def free(self) -> None:
         """Ask the engine to free its memory before the next run; see `EngineApi.free`."""

@@ -76,6 +76,7 @@ class Engine:
         self._connect = connect
         self._while_running = while_running
         self._definitions = definitions
+        self._client: tuple[int, EngineClient] | None = None
         self._counted_starts = 0
         supervisor.subscribe(self._count)
 
@@ -132,6 +133,12 @@ class Engine:
                 raise EngineUnavailableError(f"the engine has to be replaced: {error.message}") from error
             raise
 
+    def close(self) -> None:
+        """Close the connections that are kept to the process; the next run opens new ones."""
+        if self._client:
+            self._client[1].close()
+        self._client = None
+
     def view(self, file: EngineFile) -> ViewedFile | None:
         """Begin to read a file that does not lie where this process could read it; see `view_file`."""
         host, port = self._supervisor.address
@@ -170,7 +177,7 @@ class Engine:
         )
         try:
             with self._while_running(), self._metrics.engine_run_seconds.time():
-                return run_in(self._client(state), limits)
+                return run_in(self._client_of(state), limits)
         except NotConnectedError:
             raise
         except EngineUnavailableError as error:
@@ -185,10 +192,15 @@ class Engine:
 
     def _free(self) -> None:
         with suppress(EngineUnavailableError):  # then the second try says so
-            self._client(self._supervisor.state).free()
+            self._client_of(self._supervisor.state).free()
 
-    def _client(self, state: EngineState) -> EngineClient:
-        return self._connect(self._supervisor.address[0], state.port)
+    def _client_of(self, state: EngineState) -> EngineClient:
+        """The client of one process: its connections are never those of the process before."""
+        if self._client and self._client[0] != state.generation:
+            self.close()
+        if not self._client:
+            self._client = state.generation, self._connect(self._supervisor.address[0], state.port)
+        return self._client[1]
 
     def _count(self, state: EngineState) -> None:
         self._metrics.engine_ready.set(state.ready)

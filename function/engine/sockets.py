@@ -1,25 +1,23 @@
-"""The socket of one run: ComfyUI's messages, as they come, also after it was lost."""
+"""The socket of runs: ComfyUI's messages, as they come, also after it was lost."""
 
 from __future__ import annotations
 
 import json
 import time
 import uuid
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from websockets.exceptions import WebSocketException
-from websockets.sync.client import connect
 
+from function.engine.frames import FrameSocket
 from function.errors import EngineUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from websockets.sync.client import ClientConnection
-
 _CONNECT_SECONDS = 5.0
-_CLOSE_SECONDS = 0.0  # ComfyUI collects garbage after a run and answers the close only then (0.3 to 0.6 s measured)
+_ANSWER_SECONDS = 1.0
+_LEAST_SECONDS = 0.1
 _MAX_FRAME_BYTES = 16 * 1024**2
 """Previews have a tenth of it. A larger frame costs the connection; the run is found by asking."""
 
@@ -29,7 +27,7 @@ class NotConnectedError(EngineUnavailableError):
 
 
 class RunSocket:
-    """The socket of one run.
+    """The socket of one run after the other, each of which says `open` first.
 
     It comes back under the same client id, because the engine addresses messages to the id that the run was submitted
     with. ComfyUI may not have noticed the old connection's end and then drops the new one's registration together with
@@ -37,40 +35,55 @@ class RunSocket:
 
     Args:
         address: Host and port.
-        deadline: Monotonic seconds; connecting ends there.
         hello: The first message of each connection; "" for none.
         clock: Monotonic seconds.
+
+    Attributes:
+        client_id: What the engine knows it by.
+        hello: As given.
+        was_lost: Whether a run has lost it.
     """
 
-    def __init__(
-        self, address: str, *, deadline: float, hello: str = "", clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, address: str, *, hello: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         self.client_id = uuid.uuid4().hex
+        self.hello = hello
         self.was_lost = False
         self._url = f"ws://{address}/ws?clientId={self.client_id}"
-        self._deadline = deadline
-        self._hello = hello
+        self._deadline = 0.0
         self._clock = clock
-        self._connection: ClientConnection | None = None
-        self._closing = ExitStack()
+        self._connection: FrameSocket | None = None
 
-    def open(self) -> None:
-        """Connect.
+    def open(self, deadline: float) -> None:
+        """Connect for a run.
+
+        Args:
+            deadline: Monotonic seconds; connecting ends there, now and after a loss.
 
         Raises:
             NotConnectedError: The engine takes no connection.
         """
+        self._deadline = deadline
         try:
             self._connection = self._connect()
         except (OSError, WebSocketException) as error:
             raise NotConnectedError(f"the engine takes no connection: {error}") from error
+
+    def reopen(self, deadline: float) -> bool:
+        """Whether one more run may have this connection: the engine answers on it. What has come since is dropped."""
+        self._deadline = deadline
+        try:
+            if self._connection:
+                self._connection.ping(self._patience(_ANSWER_SECONDS))
+        except (OSError, WebSocketException):
+            self.close()
+        return self._connection is not None
 
     def receive(self, timeout_seconds: float) -> dict[str, Any] | bytes | None:
         """The next message, the bytes of a binary one; None when none came in time or the connection is lost."""
         try:
             if self._connection is None:
                 self._connection = self._connect()
-            frame = self._connection.recv(timeout=timeout_seconds)
+            frame = self._connection.recv(timeout_seconds)
         except TimeoutError:
             return None
         except (OSError, WebSocketException):
@@ -82,23 +95,16 @@ class RunSocket:
 
     def close(self) -> None:
         """End the connection; does nothing if there is none."""
-        self._connection = None
-        self._closing.close()
+        connection, self._connection = self._connection, None
+        if connection:
+            connection.close()
 
-    def _connect(self) -> ClientConnection:
-        opening = connect(
-            self._url,
-            open_timeout=min(_CONNECT_SECONDS, max(0.1, self._deadline - self._clock())),
-            close_timeout=_CLOSE_SECONDS,
-            ping_interval=None,  # a node may keep the interpreter busy for longer than any ping waits
-            max_size=_MAX_FRAME_BYTES,
-            compression=None,
-            proxy=None,
-        )
-        connection = self._closing.enter_context(opening)
-        if self._hello:
-            connection.send(self._hello)
-        return connection
+    def _connect(self) -> FrameSocket:
+        hellos = [self.hello] if self.hello else []
+        return FrameSocket(self._url, hellos, open_seconds=self._patience(_CONNECT_SECONDS), max_bytes=_MAX_FRAME_BYTES)
+
+    def _patience(self, most_seconds: float) -> float:
+        return min(most_seconds, max(_LEAST_SECONDS, self._deadline - self._clock()))
 
 
 def _parse_message(frame: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from function.errors import error_of
 from function.http.responses import connection_of, json_response, parse_json, read_body
+from function.http.streamed import DocumentWithFiles
 from function.http.submitting import accepted, identify, wants_no_wait
 from function.job import Job, JobResult, validated
 from function.outputs.stored import with_data
@@ -57,7 +57,7 @@ def answer(function: Function, request: Request, job: Job, **members: Any) -> Re
         job = replace(job, stored=True)
         function.submit(job)
         return accepted(job, id=job.label or job.job_id, **members)
-    return json_response({**to_answer(job, _ended(function, job, request)), **members})
+    return json_response(to_answer(job, _ended(function, job, request), **members))
 
 
 def _ended(function: Function, job: Job, request: Request) -> JobResult:
@@ -75,13 +75,10 @@ def _ended(function: Function, job: Job, request: Request) -> JobResult:
     return replace(result, outputs=tuple(with_data(store, result, output) for output in result.outputs))
 
 
-def to_answer(job: Job, result: JobResult) -> dict[str, Any]:
+def to_answer(job: Job, result: JobResult, **members: Any) -> DocumentWithFiles:  # noqa: ANN401  (JSON is any value)
     """The answer's members as comfyui-api has them: `images` and `filenames` run side by side; stats in ms."""
     milliseconds = {stage: round(seconds * 1000) for stage, seconds in result.timings.items()}
-    answer: dict[str, Any] = {
-        "id": job.label or job.job_id,
-        "prompt": job.workflow,
-        "images": [base64.b64encode(output.data or b"").decode() for output in result.outputs],
+    after: dict[str, Any] = {
         "filenames": [output.filename for output in result.outputs],
         "stats": {
             "comfy_execution": {"duration": milliseconds["executing"]},
@@ -92,5 +89,7 @@ def to_answer(job: Job, result: JobResult) -> dict[str, Any]:
         },
     }
     if result.texts:
-        answer["texts"] = result.texts
-    return answer
+        after["texts"] = result.texts
+    images = [output.data or b"" for output in result.outputs]
+    before = {"id": job.label or job.job_id, "prompt": job.workflow}
+    return DocumentWithFiles(before, "images", images, after | members)

@@ -9,6 +9,7 @@ from flask import Response
 
 from function.config import MIB
 from function.errors import BodyTooLargeError, ComfyfnError, InvalidRequestError, RetryableError
+from function.http.streamed import DocumentWithFiles, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,20 +57,25 @@ def parse_json(body: bytes) -> Any:  # noqa: ANN401  (JSON is any value)
         raise InvalidRequestError("the body is not JSON") from error
 
 
-def to_response(body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def to_response(
+    body: bytes | DocumentWithFiles, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     """Build a response that leaves the request's unread body unread.
 
     functions-framework reads the whole request after each response that isn't streamed, however large it is; a body
     that was refused must not be read. An iterator counts as streamed.
     """
-    response = Response(iter([body]), status=status, headers=dict(headers or {}))
+    pieces = iter([body]) if isinstance(body, bytes) else iter(body)
+    response = Response(pieces, status=status, headers=dict(headers or {}))
     response.content_length = len(body)
     return response
 
 
-def json_response(document: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(
+    document: DocumentWithFiles | object, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     """Answer with a JSON document."""
-    body = json.dumps(document, ensure_ascii=False).encode()
+    body = document if isinstance(document, DocumentWithFiles) else to_json(document)
     return to_response(body, status=status, headers={"Content-Type": "application/json", **(headers or {})})
 
 

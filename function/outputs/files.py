@@ -90,6 +90,21 @@ class OutputFolder:
         """
         return self.saved(files) or self._named(file for file in files if file.folder_type == _TEMP_FOLDER)
 
+    def has(self, files: Sequence[EngineFile]) -> bool:
+        """Whether the outputs of a run that ended lie on the disk, so that none of them is read through the engine.
+
+        Raises:
+            InputRefusedError: As for `saved`.
+            NodeFailedError: As for `open`.
+        """
+        return all(self._lies_here(file) for _, file in self.outputs(files))
+
+    def _lies_here(self, file: EngineFile) -> bool:
+        source = self._on_disk(file)
+        if source:
+            source.close()
+        return source is not None
+
     def _named(self, files: Iterable[EngineFile]) -> list[tuple[str, EngineFile]]:
         named = [(self._name(file), file) for file in files]
         paths: dict[str, tuple[str, str]] = {}
@@ -106,7 +121,7 @@ class OutputFolder:
             NodeFailedError: It can't be read, or isn't there.
             EngineUnavailableError: It is read through the engine, which does not answer.
         """
-        source = (self._on_disk(file) if file.folder_type == _OUTPUT_FOLDER else None) or self.view(file)
+        source = self._on_disk(file) or self.view(file)
         if source is None:
             raise output_failure(file, "which can't be read: there is no such file")
         return HashingReader(source, on_bytes=on_bytes)
@@ -117,6 +132,8 @@ class OutputFolder:
             return source.version
 
     def _on_disk(self, file: EngineFile) -> DiskFile | None:
+        if file.folder_type != _OUTPUT_FOLDER:
+            return None
         path = Path(os.path.realpath(self.output_dir / file.subfolder / file.filename))
         if not path.is_relative_to(os.path.realpath(self.output_dir)):
             raise _outside(file)

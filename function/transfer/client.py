@@ -69,7 +69,7 @@ class FetcherProcess:
         with self._lock:
             self._busy = busy
             if self._child:
-                self._child.send({"busy": busy})
+                self._child.set_busy(busy)
 
     @contextmanager
     def making_way(self) -> Iterator[None]:
@@ -110,8 +110,7 @@ class FetcherProcess:
                 if self._child:
                     self._child.stop()
                 self._child = _Child(self._command)
-                if self._busy:
-                    self._child.send({"busy": True})
+                self._child.set_busy(self._busy)
             return self._child
 
 
@@ -120,6 +119,7 @@ class _Child:
 
     def __init__(self, command: Sequence[str]) -> None:
         self.dead = False
+        self._busy = self._told_busy = False
         self._process = subprocess.Popen(  # noqa: S603  (this interpreter with a module of ours)
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -143,9 +143,25 @@ class _Child:
             self._process.wait()
         self._thread.join()
 
-    def send(self, message: Message) -> None:
+    def set_busy(self, busy: bool) -> None:  # noqa: FBT001  (a state, not an option)
+        """See `FetcherProcess.set_busy`; the process is told only while it fetches: each job would wake it twice."""
+        with self._lock:
+            self._busy = busy
+            if self._answers:
+                self._tell_busy()
+
+    def _tell_busy(self) -> None:
+        if self._told_busy != self._busy:
+            self._told_busy = self._busy
+            self._write({"busy": self._busy})
+
+    def _send(self, message: Message) -> None:
+        with self._lock:
+            self._write(message)
+
+    def _write(self, message: Message) -> None:
         """Write a line; one that a dead process doesn't get is answered by its death."""
-        with self._lock, suppress(OSError, ValueError):  # broken or closed
+        with suppress(OSError, ValueError):  # broken or closed
             self._process.stdin.write(wire.encode(message))  # type: ignore[union-attr]  # a pipe
             self._process.stdin.flush()  # type: ignore[union-attr]
 
@@ -157,7 +173,8 @@ class _Child:
             if self.dead:
                 return None
             self._answers[number] = answers
-        self.send({"fetch": number, "wanted": wire.to_wanted(wanted)})
+            self._tell_busy()
+            self._write({"fetch": number, "wanted": wire.to_wanted(wanted)})
         try:
             answer = _follow(answers, tell)
         except BaseException:  # the caller's own, or Ctrl-C
@@ -171,7 +188,7 @@ class _Child:
 
     def _end(self, number: int, answers: SimpleQueue[Message | None]) -> None:
         """Make sure that nobody writes to the part any more."""
-        self.send({"stop": number})
+        self._send({"stop": number})
         try:
             while (answer := answers.get(timeout=_STOP_SECONDS)) and "done_bytes" in answer:
                 continue

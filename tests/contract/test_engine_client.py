@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 import uuid
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from function.engine.api import EngineApi
 from function.engine.client import EngineClient, EngineFile, RunLimits, new_prompt_id
 from function.errors import (
     DeadlineExceededError,
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from function.engine.client import EngineRun
-    from function.engine.previews import Preview
+    from function.engine.previews import OnPreview, Preview
     from function.telemetry import Progress
 
 WORKFLOW = {"1": {"class_type": "SaveImage", "inputs": {}}}
@@ -54,15 +57,15 @@ def run(
 ) -> EngineRun:
     """Run the recording's own workflow."""
     limits = {"deadline": time.monotonic() + 20} | limits
-    client = EngineClient("127.0.0.1", engine.port, interrupt_seconds=2.0, quiet_seconds=0.2)
-    return client.run(
-        engine.recording.workflow or WORKFLOW,
-        prompt_id=new_prompt_id(),
-        limits=RunLimits(**limits),
-        on_progress=[].append if progress is None else progress.append,
-        on_outputs=[].extend if announced is None else announced.extend,
-        on_preview=None if previews is None else previews.append,
-    )
+    with closing(EngineClient("127.0.0.1", engine.port, interrupt_seconds=2.0, quiet_seconds=0.2)) as client:
+        return client.run(
+            engine.recording.workflow or WORKFLOW,
+            prompt_id=new_prompt_id(),
+            limits=RunLimits(**limits),
+            on_progress=[].append if progress is None else progress.append,
+            on_outputs=[].extend if announced is None else announced.extend,
+            on_preview=None if previews is None else previews.append,
+        )
 
 
 @pytest.mark.parametrize(
@@ -313,3 +316,94 @@ def _release(engine: ReplayEngine) -> None:
     assert engine.holding.wait(10)
     for event in list(engine.running.values()):
         event.set()
+
+
+def run_again(client: EngineClient, on_preview: OnPreview | None = None) -> EngineRun:
+    """A run of a client that had others before."""
+    limits = RunLimits(deadline=time.monotonic() + 20)
+    return client.run(WORKFLOW, prompt_id=new_prompt_id(), limits=limits, on_preview=on_preview)
+
+
+def test_connections_are_kept_from_run_to_run(engine: ReplayEngine) -> None:
+    """One socket and one client id serve one run after the other."""
+    engine.recording = Recording.of_run("simple_fresh")
+    with closing(EngineClient("127.0.0.1", engine.port)) as client:
+        assert [len(run_again(client).files) for _ in range(3)] == [1, 1, 1]
+    assert engine.seen.count("GET /ws") == 1
+    assert engine.connections == 2
+
+
+def test_a_socket_that_said_hello_serves_only_runs_that_say_it(engine: ReplayEngine) -> None:
+    """ComfyUI takes only the first message for it, and a run that nobody watches is sent no previews."""
+    engine.recording = Recording.of_run("preview_meta")
+    previews: list[Preview] = []
+    with closing(EngineClient("127.0.0.1", engine.port)) as client:
+        watched = [None, previews.append, previews.append, None]
+        assert [len(run_again(client, on_preview).files) for on_preview in watched] == [1, 1, 1, 1]
+    ids = [body["client_id"] for body in engine.bodies]
+    assert ids[1] == ids[2]
+    assert len(set(ids)) == 3
+    assert [bool(body.get("extra_data")) for body in engine.bodies] == [False, True, True, False]
+    assert len(engine.told) == 1
+    assert previews
+
+
+def test_a_kept_socket_on_which_the_engine_is_silent_is_replaced(engine: ReplayEngine) -> None:
+    """Before the run is submitted it has to answer; nothing of the run is looked for on one that does not."""
+    with closing(EngineClient("127.0.0.1", engine.port, quiet_seconds=60)) as client:
+        assert run_again(client).files
+        engine.answers_pings = False
+        assert run_again(client).files
+    assert engine.seen.count("GET /ws") == 2
+
+
+def test_each_answer_may_repeat_its_own_workflow(engine: ReplayEngine) -> None:
+    """What was allowed for the workflow of a run before is not allowed for the next one's answers."""
+    with closing(EngineApi("127.0.0.1", engine.port, max_answer_bytes=300)) as api:
+        for text, is_read in (("", False), ("x" * 5000, True), ("", False)):
+            workflow = {"1": {"class_type": "SaveImage", "inputs": {"text": text}}}
+            prompt_id = new_prompt_id()
+            api.submit(workflow, prompt_id=prompt_id, client_id="c", extra_data={}, timeout_seconds=20)
+            assert reads_history(api, prompt_id) == is_read
+
+
+def reads_history(api: EngineApi, prompt_id: str) -> bool:
+    """Wait until a run has ended; whether its record may be read."""
+    try:
+        while api.history(prompt_id) is None:
+            time.sleep(0.01)
+    except NodeFailedError:
+        return False
+    return True
+
+
+def test_a_kept_socket_that_the_engine_closed_is_replaced(engine: ReplayEngine) -> None:
+    """A connection that ended between two runs costs the next one nothing but a new connection, under a new id."""
+    engine.recording = Recording.of_run("simple_fresh")
+    with closing(EngineClient("127.0.0.1", engine.port, quiet_seconds=60)) as client:
+        assert run_again(client).files
+        (connection,) = engine.sockets.values()
+        connection.shutdown(socket.SHUT_RDWR)
+        assert run_again(client).files
+    assert len(engine.sockets) == 2
+
+
+def test_a_socket_that_was_lost_in_a_run_is_not_kept(engine: ReplayEngine) -> None:
+    """Silence of a socket that came back means nothing, so the next run has one of its own."""
+    engine.recording = Recording.of_run("simple_fresh")
+    engine.cut_at = 4
+    with closing(EngineClient("127.0.0.1", engine.port, quiet_seconds=0.2)) as client:
+        assert run_again(client).files
+        engine.cut_at = -1
+        assert run_again(client).files
+    assert engine.seen.count("GET /ws") == 2
+
+
+def test_a_message_of_before_is_nothing_to_the_next_run(engine: ReplayEngine) -> None:
+    """What comes between two runs is dropped, also the end of a run that was not this one."""
+    engine.recording = Recording.of_run("simple_fresh")
+    with closing(EngineClient("127.0.0.1", engine.port)) as client:
+        first = run_again(client)
+        (client_id,) = engine.sockets
+        engine.send(client_id, {"type": "executing", "data": {"node": None, "prompt_id": first.prompt_id}})
+        assert run_again(client).prompt_id != first.prompt_id

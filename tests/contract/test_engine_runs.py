@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 
 def run(engine: EmbeddedEngine, workflow: dict[str, Any], **observers: Any) -> EngineRun:
     """Run a workflow to its end."""
-    client = EngineClient("127.0.0.1", engine.port)
     limits = RunLimits(deadline=time.monotonic() + 60)
-    return client.run(workflow, prompt_id=new_prompt_id(), limits=limits, **observers)
+    with closing(EngineClient("127.0.0.1", engine.port)) as client:
+        return client.run(workflow, prompt_id=new_prompt_id(), limits=limits, **observers)
 
 
 def test_a_run_tells_how_far_it_is(engine: EmbeddedEngine) -> None:

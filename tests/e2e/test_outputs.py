@@ -186,7 +186,32 @@ def test_outputs_of_an_engine_that_writes_elsewhere_are_streamed_from_it(
     function_factory: FunctionFactory, tmp_path: Path
 ) -> None:
     """Its output directory is not ours: the files come through its `/view`, the same bytes."""
-    home, elsewhere = tmp_path / "ComfyUI", tmp_path / "elsewhere"
+    elsewhere = tmp_path / "elsewhere"
+    function = function_factory(**engine_that_writes_to(elsewhere, tmp_path / "ComfyUI"))
+    assert len(function.post("/prompt", {"prompt": case("01_empty_save")}).json["images"]) == 1
+    (output,) = function.send_event("elsewhere", {"workflow": case("01_empty_save")}).json["data"]["outputs"]
+    (stored,) = stored_outputs(function)
+    assert hashlib.sha256(stored.read_bytes()).hexdigest() == output["sha256"]
+    assert stored.read_bytes() in [path.read_bytes() for path in elsewhere.rglob("*.png")]
+    assert (output["width"], output["height"]) == (64, 64)
+
+
+def test_an_engine_that_writes_elsewhere_is_not_replaced_before_its_files_are_read(
+    function_factory: FunctionFactory, tmp_path: Path
+) -> None:
+    """Over its memory limit after every job, it stays, and the GPU is held, until the outputs are stored."""
+    settings = engine_that_writes_to(tmp_path / "elsewhere", tmp_path / "ComfyUI")
+    function = function_factory(**settings, ENGINE_MEMORY_LIMIT_GB="0.001")
+    for number in range(3):
+        engine = function.engine_pid
+        answer = function.send_event(f"elsewhere-{number}", {"workflow": case("01_empty_save")})
+        assert (answer.status, answer.json["type"], answer.json["data"]["attempt"]) == (200, JOB_COMPLETED, 1)
+        wait_until(lambda: function.is_ready() and function.engine_pid != engine, what="the new engine")  # noqa: B023  (called at once)
+    assert len(stored_outputs(function)) == 3
+
+
+def engine_that_writes_to(elsewhere: Path, home: Path) -> dict[str, str]:
+    """Settings of a function whose engine has an output directory of its own."""
     home.mkdir()
     flags = ["--output-directory", str(elsewhere)]  # the last one counts
     (home / "main.py").write_text(
@@ -195,13 +220,7 @@ def test_outputs_of_an_engine_that_writes_elsewhere_are_streamed_from_it(
         "os.execv(sys.executable, argv)\n"
     )
     command = shlex.join([sys.executable, "main.py", "--port", str(free_port())])
-    function = function_factory(ENGINE="comfyui", COMFY_HOME=str(home), CMD=command)
-    assert len(function.post("/prompt", {"prompt": case("01_empty_save")}).json["images"]) == 1
-    (output,) = function.send_event("elsewhere", {"workflow": case("01_empty_save")}).json["data"]["outputs"]
-    (stored,) = stored_outputs(function)
-    assert hashlib.sha256(stored.read_bytes()).hexdigest() == output["sha256"]
-    assert stored.read_bytes() in [path.read_bytes() for path in elsewhere.rglob("*.png")]
-    assert (output["width"], output["height"]) == (64, 64)
+    return {"ENGINE": "comfyui", "COMFY_HOME": str(home), "CMD": command}
 
 
 def test_a_running_job_shows_its_node_and_how_many_there_are(function_factory: FunctionFactory) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import socket
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +19,8 @@ from tests.support.function_process import EVENT_SOURCE, Background
 from tests.support.processes import runs, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.support.function_process import FunctionFactory, FunctionProcess
 
 THREADS = 10 + 8  # ADMIT_LIMIT's default and the spare threads
@@ -28,6 +32,25 @@ def start_slow_job(function: FunctionProcess, event_id: str = "slow") -> Backgro
     path = f"/jobs/{derived_job_id(EVENT_SOURCE, event_id)}"
     wait_until(lambda: b'"executing"' in function.get(path).body, what="the engine's work")
     return call
+
+
+def test_the_next_job_runs_while_outputs_are_stored(function_factory: FunctionFactory) -> None:
+    """A job whose engine is done has let the GPU go, however long its storage takes."""
+    function = function_factory()
+    with storing_job(function) as call:
+        answer = function.post("/prompt", {"prompt": case("01_empty_save")})
+        assert (answer.status, call.running) == (200, True)
+    assert call.join().json["type"] == JOB_COMPLETED
+
+
+@contextmanager
+def storing_job(function: FunctionProcess) -> Iterator[Background]:
+    """A job whose run has ended and whose outputs are not stored before the block ends."""
+    call = start_slow_job(function)
+    with (function.store / "results" / ".comfyfn" / "lock").open("ab") as lock:  # nobody else writes there meanwhile
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        wait_until(lambda: function.engine_runs() == 0, what="the end of the job's run")
+        yield call
 
 
 def test_probes_and_metrics_answer_while_a_job_runs(function_factory: FunctionFactory) -> None:
@@ -140,6 +163,21 @@ def test_a_job_that_outlasts_the_drain_time_is_stopped_and_can_run_elsewhere(
     assert (answer.status, answer.json["code"]) == (503, "draining")
     assert function.wait(15) == 0
     assert not function.result_path("slow").exists()
+
+
+def test_a_job_whose_outputs_are_being_stored_outlives_the_drain_time(function_factory: FunctionFactory) -> None:
+    """It has no run to be interrupted, so it ends well and is answered; a job that has the GPU meanwhile is stopped."""
+    function = function_factory(DRAIN_SECONDS="0")
+    with storing_job(function) as stored:
+        running = Background(lambda: function.post("/prompt", {"prompt": slow_workflow()}))
+        wait_until(lambda: function.engine_runs() == 1, what="the next job's run")
+        function.signal(signal.SIGTERM)
+        answer = running.join()
+        assert (answer.status, answer.json["code"]) == (503, "draining")
+        assert stored.running
+    assert stored.join().json["type"] == JOB_COMPLETED
+    assert function.result_path("slow").exists()
+    assert function.wait(15) == 0
 
 
 def test_ctrl_c_ends_the_function_and_its_engine(function_factory: FunctionFactory) -> None:

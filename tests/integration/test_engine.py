@@ -52,17 +52,19 @@ def metrics() -> Metrics:
 @pytest.fixture
 def start(tmp_path: Path, metrics: Metrics) -> Iterator[Callable[..., Engine]]:
     """Started engines, stopped afterwards."""
-    started: list[Supervisor] = []
+    started: list[tuple[Engine, Supervisor]] = []
 
     def make(*flags: str, memory_limit_bytes: int = 0) -> Engine:
         command = EngineCommand(argv=(sys.executable, replay.__file__, *flags), cwd=tmp_path)
         supervisor = Supervisor(command, backoff_seconds=(0.01, 0.1))
         supervisor.start()
-        started.append(supervisor)
-        return Engine(supervisor, metrics=metrics, memory_limit_bytes=memory_limit_bytes, connect=quick_client)
+        engine = Engine(supervisor, metrics=metrics, memory_limit_bytes=memory_limit_bytes, connect=quick_client)
+        started.append((engine, supervisor))
+        return engine
 
     yield make
-    for supervisor in started:
+    for engine, supervisor in started:
+        engine.close()
         supervisor.stop()
 
 
@@ -94,6 +96,15 @@ def test_engine_killed_between_runs(start: Callable[..., Engine]) -> None:
     engine = start()
     os.kill(engine._supervisor.wait_ready(soon()).pid, signal.SIGKILL)
     assert engine.run(WORKFLOW, deadline=soon()).files
+
+
+def test_engine_killed_between_two_runs(start: Callable[..., Engine], metrics: Metrics) -> None:
+    """A connection that was kept to an engine that is gone breaks no run: its successor gets one of its own."""
+    engine = start()
+    assert engine.run(WORKFLOW, deadline=soon()).files
+    os.kill(engine._supervisor.pid, signal.SIGKILL)
+    assert engine.run(WORKFLOW, deadline=soon()).files
+    assert metrics.registry.get_sample_value("comfyfn_engine_starts_total") == 2
 
 
 def test_stuck_engine_is_replaced(start: Callable[..., Engine], tmp_path: Path, metrics: Metrics) -> None:

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import uuid
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +81,7 @@ class Faulty:
         stack.callback(self.supervisor.stop)
         self.proxy: EngineProxy = stack.enter_context(proxied(0))
         self.engine = Engine(self.supervisor, metrics=self.metrics, connect=self._connect)
+        stack.callback(self.engine.close)
         self.supervisor.wait_ready(time.monotonic() + 60)
 
     def _connect(self, host: str, port: int) -> EngineClient:
@@ -141,9 +142,9 @@ def test_an_engine_that_is_killed_when_it_is_asked_for_a_connection(faulty: Faul
 
 def test_an_engine_that_is_killed_while_the_run_waits_in_its_queue(faulty: Faulty) -> None:
     """Another client's run is before it."""
-    api = EngineApi("127.0.0.1", faulty.supervisor.state.port)
-    other = str(uuid.uuid4())
-    api.submit(workflow(12), prompt_id=other, client_id="other", extra_data={}, timeout_seconds=20)
+    with closing(EngineApi("127.0.0.1", faulty.supervisor.state.port)) as api:
+        other = str(uuid.uuid4())
+        api.submit(workflow(12), prompt_id=other, client_id="other", extra_data={}, timeout_seconds=20)
     faulty.proxy.once("GET /history", killing(faulty))  # asked once the socket has been quiet
     faulty.fails(EngineUnavailableError)
 
@@ -191,6 +192,25 @@ def test_an_engine_that_hung_while_nothing_ran_is_replaced(faulty: Faulty) -> No
     faulty.proxy.faults.clear()
     faulty.run()
     assert faulty.starts == 2
+
+
+def test_an_engine_that_hangs_between_two_runs_is_replaced(faulty: Faulty) -> None:
+    """A connection that was kept to it says nothing of it: it is asked for a sign of life, and nothing is submitted."""
+    faulty.run()
+    faulty.kill(signal.SIGSTOP)
+    faulty.fails(EngineUnavailableError, seconds=1)
+    assert faulty.starts == 2
+    assert sum(line.startswith("POST /prompt") for line in faulty.proxy.seen) == 2
+
+
+def test_connections_are_kept_from_run_to_run(faulty: Faulty) -> None:
+    """A socket, and one connection for what is asked; one that is cut between two runs costs a new one."""
+    faulty.run()
+    faulty.run()
+    assert [line for line in faulty.proxy.seen if line.startswith("GET /ws")] == faulty.proxy.seen[:1]
+    faulty.proxy.cut()
+    faulty.run()
+    assert faulty.starts == 1
 
 
 def test_a_socket_that_is_cut_in_mid_run_does_not_matter(faulty: Faulty) -> None:

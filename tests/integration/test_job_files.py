@@ -151,6 +151,14 @@ def test_a_file_that_is_not_in_the_output_directory_is_read_through_the_engine(s
     assert (output.sha256, output.size_bytes) == (hashlib.sha256(small_image()).hexdigest(), len(small_image()))
 
 
+def test_only_outputs_on_the_disk_need_no_engine(served: OutputFolder) -> None:
+    """Of all of them; a preview beside a saved file is no output."""
+    here, there = written(served.output_dir, "b.png"), file_of_engine("a.png", "j1/sub")
+    preview = file_of_engine("p.png", folder_type="temp")
+    assert [served.has(files) for files in ([], [here], [here, preview])] == [True] * 3
+    assert [served.has(files) for files in ([there], [here, there], [preview])] == [False] * 3
+
+
 def test_an_engine_that_has_no_such_file_either(served: OutputFolder) -> None:
     """That is the node's failure."""
     with (

@@ -183,6 +183,7 @@ def test_transfers_make_way_while_a_workflow_runs(tmp_path: Path) -> None:
     try:
         engine = Engine(supervisor, metrics=Metrics(), while_running=making_way)
         engine.run(recording.workflow, deadline=time.monotonic() + 20)
+        engine.close()
     finally:
         supervisor.stop()
     assert seen == [("begin", True), ("end", True)]

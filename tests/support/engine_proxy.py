@@ -1,6 +1,6 @@
 """A TCP proxy in front of an engine that answers chosen requests in its own way: what networks and broken engines do.
 
-A fault is a function of the client's connection, called once the head of its request has been read.
+A fault is a function of the client's connection, called once the head of a request has been read; it ends that.
 """
 
 from __future__ import annotations
@@ -73,32 +73,50 @@ class EngineProxy:
         try:
             with connection, suppress(OSError):
                 head = connection.recv(_CHUNK_BYTES)
-                line = head.split(b"\r\n", 1)[0].decode()
-                self.seen.append(line)
-                fault = next((fault for start, fault in self.faults.items() if line.startswith(start)), None)
+                fault = self._fault(head)
                 if fault is None:
-                    self._forward(connection, head)
-                else:
+                    fault = self._forward(connection, head)
+                if fault:
                     fault(connection)
         finally:
             self._open.discard(connection)
 
-    def _forward(self, connection: socket.socket, head: bytes) -> None:
+    def _fault(self, data: bytes) -> Fault | None:
+        """The fault of a request that begins here; None where none does."""
+        line = data.split(b"\r\n", 1)[0]
+        if not line.endswith(b" HTTP/1.1"):
+            return None
+        self.seen.append(line.decode())
+        return next((fault for start, fault in self.faults.items() if self.seen[-1].startswith(start)), None)
+
+    def _forward(self, connection: socket.socket, data: bytes) -> Fault | None:
+        """Carry bytes both ways until the connection ends, or a later request on it has a fault, which is returned."""
+        fault = None
+
+        def carry_back() -> None:
+            _copy(engine, connection)
+            if not fault:
+                shut(connection)
+
         with socket.create_connection(("127.0.0.1", self.target_port)) as engine:
             self._open.add(engine)
-            engine.sendall(head)
-            back = threading.Thread(target=_copy, args=(engine, connection), daemon=True)
+            back = threading.Thread(target=carry_back, daemon=True)
             back.start()
-            _copy(connection, engine)
+            with suppress(OSError):
+                while data and not fault:
+                    engine.sendall(data)
+                    data = connection.recv(_CHUNK_BYTES)
+                    fault = self._fault(data)
+            shut(engine)
             back.join()
             self._open.discard(engine)
+        return fault
 
 
 def _copy(source: socket.socket, target: socket.socket) -> None:
     with suppress(OSError):
         while data := source.recv(_CHUNK_BYTES):
             target.sendall(data)
-    shut(target)
 
 
 def shut(connection: socket.socket) -> None:
@@ -119,7 +137,7 @@ def proxied(port: int) -> Iterator[EngineProxy]:
 
 def answer(content: bytes, *, status: str = "200 OK") -> Fault:
     """Answer with these bytes, whatever the engine would say."""
-    head = f"HTTP/1.1 {status}\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+    head = f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {len(content)}\r\n\r\n".encode()
     return lambda connection: connection.sendall(head + content)
 
 

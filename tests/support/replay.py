@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 RECORDED = Path(__file__).parents[1] / "data" / "comfyui" / "recorded"
 _HANDSHAKE_KEY = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_TEXT, _BINARY, _CLOSE = 1, 2, 8
+_TEXT, _BINARY, _CLOSE, _PING, _PONG = 1, 2, 8, 9, 10
 _WITH_METADATA = b"\0\0\0\4"
 
 
@@ -85,6 +85,8 @@ class ReplayEngine(ThreadingHTTPServer):
         seen: Method and path of every request, in order.
         bodies: Bodies of POST /prompt.
         told: Texts that clients sent on their sockets.
+        answers_pings: Whether a socket's ping is answered.
+        connections: How many were taken.
     """
 
     daemon_threads = True
@@ -99,6 +101,8 @@ class ReplayEngine(ThreadingHTTPServer):
         self.seen: list[str] = []
         self.bodies: list[dict[str, Any]] = []
         self.told: list[str] = []
+        self.answers_pings = True
+        self.connections = 0
         self.sockets: dict[str, socket.socket] = {}
         self.history: dict[str, Any] = {}
         self.running: dict[str, threading.Event] = {}
@@ -189,13 +193,13 @@ def _preview(data: dict[str, Any], prompt_id: str) -> bytes:
     return head.ljust(data["len"], b"\0")
 
 
-def _read_text(connection: socket.socket) -> str:
-    """The next text that a client sends, all of them short ones; "" for its close frame, or its end."""
+def _read_frame(connection: socket.socket) -> tuple[int, str]:
+    """The next frame that a client sends, all of them short ones; a close frame for its end."""
     head = connection.recv(6, socket.MSG_WAITALL)
-    if len(head) < 6 or head[0] & 0xF != _TEXT:
-        return ""
-    payload = connection.recv(head[1] & 0x7F, socket.MSG_WAITALL)
-    return bytes(byte ^ head[2 + index % 4] for index, byte in enumerate(payload)).decode()
+    if len(head) < 6:
+        return _CLOSE, ""
+    payload = connection.recv(size, socket.MSG_WAITALL) if (size := head[1] & 0x7F) else b""
+    return head[0] & 0xF, bytes(byte ^ head[2 + index % 4] for index, byte in enumerate(payload)).decode("latin-1")
 
 
 def _frame(opcode: int, payload: bytes) -> bytes:
@@ -208,6 +212,10 @@ def _frame(opcode: int, payload: bytes) -> bytes:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: ReplayEngine
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections += 1
 
     def do_GET(self) -> None:
         engine, path = self.server, self.path.partition("?")[0]
@@ -233,7 +241,7 @@ class _Handler(BaseHTTPRequestHandler):
             recording = engine.accept_prompt(body)
             self._answer(recording.status, recording.answer)
             if recording.status == 200:
-                engine.play(body, recording)
+                threading.Thread(target=engine.play, args=(body, recording), daemon=True).start()
             return
         if self.path == "/free":
             engine.out_of_memory -= engine.out_of_memory > 0
@@ -260,8 +268,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         engine.send(client_id, {"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 0}}}})
         with suppress(OSError):
-            while text := _read_text(self.connection):
-                engine.told.append(text)
+            while (frame := _read_frame(self.connection))[0] != _CLOSE:
+                if frame[0] == _TEXT:
+                    engine.told.append(frame[1])
+                elif frame[0] == _PING and engine.answers_pings:
+                    self.connection.sendall(_frame(_PONG, frame[1].encode("latin-1")))
             self.connection.sendall(_frame(_CLOSE, b""))
         self.close_connection = True
 

@@ -79,7 +79,7 @@ class Function:
         threading.Thread(target=self._build, name="build", daemon=True).start()
 
     def _build(self) -> None:
-        from function.pipeline import build_jobs, build_line  # noqa: PLC0415  (imports most of the function; see above)
+        from function.building import build_jobs, build_line  # noqa: PLC0415  (imports most of the function; see above)
         from function.storage import probe_create  # noqa: PLC0415
 
         try:

@@ -4,34 +4,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from function.engine.catalogue import NodeCatalogue, open_catalogue
-from function.engine.engine import Engine
 from function.errors import JobFailedError
-from function.gpu import NvmlReader
 from function.inputs import staged_inputs
 from function.job import Job, JobResult, failed_result
 from function.jobs.attempt import run_attempt
-from function.jobs.dispatch import Dispatcher
 from function.jobs.manifest import to_timestamp, utc_now
-from function.jobs.records import JobRecords
-from function.jobs.service import Jobs
-from function.jobs.sweep import Sweep
-from function.models.background import BackgroundModels
-from function.models.opening import open_models
 from function.models.references import localise_models, stamp_loaders
 from function.outputs.files import OutputFolder
 from function.outputs.inline import InlineOutputs
 from function.outputs.stored import StoredOutputs
-from function.storage import open_store
-from function.storage.connecting import ConnectionRules
 from function.validation.check import check_workflow
-from function.validation.policy import Policy
-from function.webhooks.delivery import TRY_SECONDS, Webhooks
-from function.webhooks.records import WebhookRecords
-from function.webhooks.sending import Sender
 from function.workflow import confine_outputs, parse_workflow
 
 if TYPE_CHECKING:
@@ -39,13 +23,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from function.admission import Turn
-    from function.config import Settings
-    from function.engine.supervisor import Supervisor
+    from function.engine.catalogue import NodeCatalogue
+    from function.engine.engine import Engine
+    from function.gpu import NvmlReader
+    from function.jobs.records import JobRecords
+    from function.models.background import BackgroundModels
     from function.models.cache import ModelCache
     from function.models.lookup import ModelLookup
     from function.storage.objects import ObjectStore
-    from function.telemetry import Metrics, OnProgress, Progress
+    from function.telemetry import OnProgress, Progress
     from function.transfer.client import FetcherProcess
+    from function.validation.policy import Policy
     from function.workflow import Workflow
 
 
@@ -97,82 +85,6 @@ class Line:
         self.fetcher.stop()
         self.engine.close()
         self.gpus.stop()
-
-
-def build_jobs(settings: Settings, *, metrics: Metrics) -> Jobs:
-    """Build what every process knows of jobs, whether it runs them or not; nothing is started or asked."""
-    results = open_store(settings.results_url)
-    records = JobRecords(results, lease_seconds=settings.lease_seconds)
-    webhooks = _webhooks(settings, records, results, metrics)
-    on_ended, on_stop = webhooks.see_off, webhooks.stop
-    if not settings.dispatch_url:
-        return Jobs(records, results, dispatcher=None, sweep=None, on_ended=on_ended, on_stop=on_stop)
-    dispatcher = Dispatcher(
-        settings.dispatch_url,
-        records,
-        answer_seconds=settings.deadline_seconds + settings.lease_seconds,
-        on_ended=on_ended,
-    )
-    retention = timedelta(days=settings.retention_days) if settings.retention_days else None
-    sweep = Sweep(records, dispatcher, on_ended=on_ended, chores=(webhooks.sweep,), retention=retention)
-    return Jobs(records, results, dispatcher=dispatcher, sweep=sweep, on_ended=on_ended, on_stop=on_stop)
-
-
-def _webhooks(settings: Settings, records: JobRecords, results: ObjectStore, metrics: Metrics) -> Webhooks:
-    rules = ConnectionRules(allow_private=settings.allow_private_networks, plain_http=True, read_seconds=TRY_SECONDS)
-    return Webhooks(
-        records,
-        WebhookRecords(results),
-        send=Sender(rules, secrets=settings.webhook_secrets).post,
-        count=lambda outcome: metrics.webhooks.labels(outcome=outcome).inc(),
-    )
-
-
-def build_line(settings: Settings, supervisor: Supervisor, jobs: Jobs, *, metrics: Metrics) -> Line:
-    """Build what jobs run on; nothing outside the process is touched but the model directory.
-
-    Raises:
-        OSError: The model directory can't be used.
-    """
-    models = open_models(settings, metrics=metrics)
-    catalogue = _catalogue(settings, supervisor)
-    return Line(
-        records=jobs.records,
-        policy=_policy(settings),
-        catalogue=catalogue,
-        lookup=models.lookup,
-        models=models.cache,
-        fetcher=models.fetcher,
-        background=BackgroundModels(models.lookup, models.cache, deadline_seconds=settings.deadline_seconds),
-        uploads=open_store(settings.uploads_url),
-        results=jobs.results,
-        engine=Engine(
-            supervisor,
-            metrics=metrics,
-            memory_limit_bytes=settings.engine_memory_limit_bytes,
-            while_running=models.fetcher.making_way,
-            definitions=lambda: catalogue.definitions,
-        ),
-        gpus=NvmlReader(visible=settings.visible_gpus),
-        input_dir=settings.input_dir,
-        output_dir=settings.output_dir,
-    )
-
-
-def _policy(settings: Settings) -> Policy:
-    return Policy(
-        allowed_nodes=settings.allowed_nodes,
-        denied_nodes=settings.denied_nodes,
-        max_pixels=settings.max_pixels,
-        max_batch=settings.max_batch,
-        max_frames=settings.max_frames,
-    )
-
-
-def _catalogue(settings: Settings, supervisor: Supervisor) -> NodeCatalogue:
-    catalogue = open_catalogue(settings)
-    catalogue.follow(supervisor)
-    return catalogue
 
 
 class Stopwatch:

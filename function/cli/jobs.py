@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from function.building import build_jobs
 from function.cli.run import progress_bar
 from function.config import read_settings
 from function.errors import JobMissingError
 from function.http.jobs import to_document
 from function.job import JOB_ID
 from function.logs import configure_logging
-from function.pipeline import build_jobs
 from function.telemetry import Metrics
 
 if TYPE_CHECKING:

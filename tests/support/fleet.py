@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from function.storage.local import LocalStore
+from function.storage.s3 import S3Store
 from tests.support.function_process import Client, FunctionProcess, functions
 from tests.support.processes import child_pids, runs, wait_until
 from tests.support.proxy import HttpProxy
@@ -49,6 +50,11 @@ class Storage:
             for output in manifest["outputs"]
         ]
         return found == [output["sha256"] for output in manifest["outputs"]]
+
+    def sibling(self, name: str) -> ObjectStore:
+        """`models`, `uploads` or `workflows`, as `results`."""
+        url = self.environ[f"{name.upper()}_URL"]
+        return S3Store(url, make_client=self.server.make_client) if self.server else LocalStore(url)
 
     def keys(self, prefix: str) -> list[str]:
         """Keys of results."""

@@ -27,6 +27,7 @@ from function.errors import (
     SettingsError,
     StorageUnavailableError,
 )
+from function.jobs.state import JobState
 from function.logs import job_context
 from function.telemetry import Metrics, Progress
 from function.warmup import WarmUp
@@ -282,9 +283,12 @@ class Function:
     ) -> JobResult:
         """Record a job that is stored; one that was there already may have its result, or its pod."""
         new = job.stored and not recorded and self.jobs.submit(job)
-        if job.stored and not new and (result := self.jobs.records.standing(job.job_id)):
-            tracked.is_replay = True
-            return result
+        if job.stored and not new:
+            standing = self.jobs.records.standing(job.job_id)
+            if not isinstance(standing, JobState):
+                tracked.is_replay = True
+                return standing
+            new = standing.untouched
         try:
             return self._watched(job, tracked, started, connection, new=new)
         except JobCancelledError:

@@ -176,7 +176,7 @@ def run_job(
     Args:
         job: The job.
         line: What it runs on.
-        new: Whether the job was recorded by this very request.
+        new: Whether nobody is known to have claimed it.
         deadline: Monotonic seconds by which the engine must be done.
         cancellation: Ends the job with its reason until the engine is done.
         on_progress: Observer of its stages.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from function.admission import Turn
 from function.cancellation import Cancellation
 from function.errors import ClientGoneError, ComfyfnError, JobCancelledError, JobFailedError, JobRunningError
+from function.jobs.state import JobState
 from function.logs import job_context
 from function.telemetry import Progress
 
@@ -122,9 +123,12 @@ class JobHandler:
     ) -> JobResult:
         """Record a job that is stored; one that was there already may have its result, or its pod."""
         new = job.stored and not recorded and self._jobs().submit(job)
-        if job.stored and not new and (result := self._jobs().records.standing(job.job_id)):
-            tracked.is_replay = True
-            return result
+        if job.stored and not new:
+            standing = self._jobs().records.standing(job.job_id)
+            if not isinstance(standing, JobState):
+                tracked.is_replay = True
+                return standing
+            new = standing.untouched
         try:
             result = self._watched(job, tracked, started, connection, new=new)
         except JobCancelledError:

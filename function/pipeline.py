@@ -116,7 +116,7 @@ def run_job(job: Job, line: Line, turn: Turn, *, new: bool) -> JobResult:
         job: The job.
         line: What it runs on.
         turn: What ends it, and who is told.
-        new: Whether the job was recorded by this very request.
+        new: Whether nobody is known to have claimed it.
 
     Raises:
         JobFailedError: The job stores nothing and can't succeed.

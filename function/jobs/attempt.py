@@ -46,7 +46,7 @@ def run_attempt(
         records: Where the job is recorded.
         job: The job.
         work: Does it, if it has no result and nobody else is at it.
-        new: Whether the job was recorded by this very request.
+        new: Whether nobody is known to have claimed it.
         cancellation: Ends the work.
         on_progress: Told what the beats tell.
         open_lease: Keeps the attempt.

@@ -111,17 +111,17 @@ class JobRecords:
         except ObjectMissingError:
             return None
 
-    def standing(self, job_id: str) -> JobResult | None:
-        """The result of a job that was submitted before; None if somebody has to run it.
+    def standing(self, job_id: str) -> JobResult | JobState:
+        """The result of a job that was submitted before; if somebody has to run it, its state.
 
         Raises:
             JobRunningError: Another pod is at it.
         """
         state = self.state(job_id)
-        if state.finished:
-            return self.result(job_id)
+        if state.finished and (result := self.result(job_id)):
+            return result
         self._refuse_running(state)
-        return None
+        return state
 
     def claim(self, job_id: str, *, new: bool = False) -> int | JobResult:
         """Take the next attempt: its number, or the result if the job has one.

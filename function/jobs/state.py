@@ -56,6 +56,11 @@ class JobState:
     attempts: tuple[Attempt, ...]
 
     @property
+    def untouched(self) -> bool:
+        """Whether nobody has claimed or cancelled it."""
+        return not self.attempts and not self.cancelled
+
+    @property
     def next_attempt(self) -> int:
         """The number of the attempt after the last one."""
         return self.attempts[-1].number + 1 if self.attempts else 1

@@ -18,6 +18,7 @@ from tests.e2e.test_serving import start_slow_job
 from tests.support.engine import case
 from tests.support.function_process import EVENT_SOURCE, Background
 from tests.support.processes import wait_until
+from tests.support.redelivery import deliver
 from tests.support.storage import FlakyProxy
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def test_storage_that_goes_away_after_the_first_output_is_retryable(
         assert list(results.list_objects(f"jobs/{JOB_ID}/result")) == []
         proxy.down = False
         good_job_succeeds(function)
-        again = function.send_event("e1", {"workflow": early_and_late()})
+        again = deliver(lambda: function.send_event("e1", {"workflow": early_and_late()}))
         assert_linked(again, s3_server)
 
 

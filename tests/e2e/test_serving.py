@@ -21,6 +21,7 @@ from tests.support.processes import runs, wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.support.fleet import Storage
     from tests.support.function_process import FunctionFactory, FunctionProcess
 
 THREADS = 10 + 8  # ADMIT_LIMIT's default and the spare threads
@@ -178,6 +179,31 @@ def test_a_job_whose_outputs_are_being_stored_outlives_the_drain_time(function_f
     assert stored.join().json["type"] == JOB_COMPLETED
     assert function.result_path("slow").exists()
     assert function.wait(15) == 0
+
+
+def test_another_pod_takes_a_job_at_once_whose_pod_shut_down(
+    function_factory: FunctionFactory, storage: Storage
+) -> None:
+    """Long before the lease would end: the attempt was handed back, and nothing of it is left."""
+    settings = {**storage.environ, "LEASE_SECONDS": "600"}
+    first, second = function_factory(**settings, DRAIN_SECONDS="0"), function_factory(**settings)
+    running = start_slow_job(first, "handed back")
+    first.signal(signal.SIGTERM)
+    assert (running.join().status, first.wait(15)) == (503, 0)
+    job_id = derived_job_id(EVENT_SOURCE, "handed back")
+    assert second.get(f"/jobs/{job_id}").json["status"] == "queued"
+    assert storage.keys(f"outputs/{job_id}/") == []
+    answer = second.send_event("handed back", {"workflow": slow_workflow()})
+    assert (answer.status, answer.json["type"], answer.json["data"]["attempt"]) == (200, JOB_COMPLETED, 2)
+    assert storage.manifest_is_whole(answer.json["data"])
+    records = [key.rpartition("/")[2] for key in storage.keys(f"jobs/{job_id}/")]
+    assert [name for name in records if not name.endswith(".beat")] == [
+        "attempt-1.json",
+        "attempt-1.returned",
+        "attempt-2.json",
+        "job.json",
+        "result.json",
+    ]
 
 
 def test_ctrl_c_ends_the_function_and_its_engine(function_factory: FunctionFactory) -> None:

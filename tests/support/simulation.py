@@ -219,8 +219,11 @@ class World:
         try:
             records = self.records(pod)
             new = records.submit(job)
-            if not new and (result := records.standing(job.job_id)):
-                return result
+            if not new:
+                standing = records.standing(job.job_id)
+                if isinstance(standing, JobResult):
+                    return standing
+                new = standing.untouched
             self.park("turn", lambda: pod.running is None or pod.draining)
             if pod.draining:
                 raise DrainingError("shutting down")

@@ -132,9 +132,10 @@ class JobHandler:
         try:
             result = self._watched(job, tracked, started, connection, new=new)
         except JobCancelledError:
-            if job.stored and (result := self._jobs().records.result(job.job_id)):
-                return result
-            raise
+            cancelled = self._jobs().records.result(job.job_id) if job.stored else None
+            if cancelled is None:
+                raise
+            return cancelled
         self._jobs().answered(job)
         return result
 

@@ -13,8 +13,9 @@ from events import JOB_COMPLETED, JOB_FAILED
 from function.job import derived_job_id
 from tests.e2e.test_main_job import slow_workflow
 from tests.support.engine import case
-from tests.support.function_process import EVENT_SOURCE, Background, redelivered
+from tests.support.function_process import EVENT_SOURCE, Background
 from tests.support.processes import child_pids, runs, wait_until
+from tests.support.redelivery import deliver
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -161,7 +162,7 @@ def test_kill_9_of_the_worker_in_mid_run_costs_one_attempt(function_factory: Fun
     with pytest.raises(urllib3.exceptions.HTTPError):
         call.join()
     wait_until(lambda: worker not in _workers(function) and function.is_ready(), what="the restart")
-    again = redelivered(lambda: function.send_event("slow", {"workflow": slow_workflow()}))
+    again = deliver(lambda: function.send_event("slow", {"workflow": slow_workflow()}))
     assert (again.status, again.json["type"], again.json["data"]["attempt"]) == (200, JOB_COMPLETED, 2)
     good_job_succeeds(function)
 

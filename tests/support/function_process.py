@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -215,21 +214,6 @@ class Background:
             raise self._error
         assert self._result is not None
         return self._result
-
-
-RETRIED = frozenset({404, 408, 409, 429, 500, 502, 503, 504})
-"""Answers after which a broker delivers again (Knative's data plane contract)."""
-
-
-def redelivered(send: Callable[[], Answer], *, timeout_seconds: float = 60) -> Answer:
-    """The first answer that a broker takes for the last one."""
-    deadline = time.monotonic() + timeout_seconds
-    while True:
-        answer = send()
-        if answer.status not in RETRIED:
-            return answer
-        assert time.monotonic() < deadline, f"delivered for {timeout_seconds} s in vain: {answer.body!r}"
-        time.sleep(0.2)
 
 
 @contextmanager

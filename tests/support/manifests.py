@@ -165,8 +165,9 @@ def _strict(schema: Any) -> Any:
 
 def container(workload: dict[str, Any]) -> dict[str, Any]:
     """The one container of a Deployment or Knative Service."""
+    only: dict[str, Any]
     (only,) = workload["spec"]["template"]["spec"]["containers"]
-    return dict(only)
+    return only
 
 
 def environment(manifests: Manifests, workload: dict[str, Any]) -> dict[str, str]:

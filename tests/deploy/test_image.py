@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -101,7 +102,7 @@ def test_what_varies_is_an_argument(stages: dict[str, Stage]) -> None:
 
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
 def test_an_image_runs_as_nobody_special_and_says_what_it_is(stages: dict[str, Stage], target: str) -> None:
-    """The user is a number, so that Kubernetes can tell that it isn't root; nothing that root would do comes after it."""
+    """The user is a number, so that Kubernetes can tell it from root; nothing comes after it that root would do."""
     stage = stages[target]
     assert stage.all("USER") == ["10001:10001"]
     names = [name for name, _ in stage.instructions]
@@ -233,6 +234,23 @@ def test_a_repository_that_is_not_there_ends_the_build(tmp_path: Path) -> None:
     done = bake("nodes", write(tmp_path / "manifest.json", {"custom_nodes": [node]}), "--directory", tmp_path / "nodes")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("Error: git ")
+
+
+def test_the_manifest_of_the_readme_becomes_these_commands(tmp_path: Path) -> None:
+    """Names stay arguments of their own, PyTorch's version stays where it is, and no package list stays behind."""
+    (text,) = re.findall(r'```json\n(\{\n  "apt".*?)```', (ROOT / "README.md").read_text(), re.DOTALL)
+    script = runpy.run_path(str(BAKE))
+    manifest = script["read_manifest"](write(tmp_path / "manifest.json", json.loads(text)))
+    update, install, clean = script["apt_commands"](manifest)
+    assert update == ["apt-get", "update"]
+    assert install == ["apt-get", "install", "-y", "--no-install-recommends", "ffmpeg"]
+    assert "/var/lib/apt/lists" in clean
+    pip = script["pip_commands"](manifest.pip, python="/opt/comfyui/bin/python", constraint="pins.txt")
+    assert len(pip) == 1
+    assert shlex.join(pip[0]) == (
+        "/opt/comfyui/bin/python -m pip install --no-cache-dir --constraint pins.txt kornia==0.8.1"
+    )
+    assert [(node.name, node.ref) for node in manifest.custom_nodes] == [("ComfyUI-Example", "v1.2.0")]
 
 
 @pytest.mark.parametrize("part", ["apt", "pip", "nodes"])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from function.job import derived_job_id
 from tests.e2e.test_main_job import slow_workflow
 from tests.support.processes import wait_until
 
@@ -62,13 +63,19 @@ class Container:
         return self.run("curl", "-fsS", "http://127.0.0.1:3000/ready").returncode == 0
 
     def stop(self) -> None:
-        """SIGTERM, and what `podman stop` does after a while."""
-        self._podman("stop", "--time", "60", self.id)
+        """SIGTERM to the container's first process, as a kubelet sends it, and the wait for its end."""
+        self.run("/bin/sh", "-c", "kill -TERM 1")
+        self._podman("wait", self.id)
 
     @property
     def exit_status(self) -> int:
         """Of the container that has ended."""
         return int(self._podman("inspect", "--format", "{{.State.ExitCode}}", self.id).stdout)
+
+    @property
+    def log(self) -> str:
+        """What it has logged."""
+        return self._podman("logs", self.id, check=False).stderr
 
     def remove(self) -> None:
         """Leave nothing behind."""
@@ -99,17 +106,20 @@ def test_one_event_in_and_its_result_out(container: Container) -> None:
     assert stored.stat().st_size == output["size_bytes"]
 
 
+@pytest.mark.xfail(reason="as process 1: the engine ends at SIGTERM, the job is handed back", strict=True)
 def test_sigterm_during_a_job_lets_it_end(container: Container) -> None:
-    """`podman stop` drains: the job's manifest is stored and the container ends by itself.
+    """SIGTERM drains: the job's manifest is stored and the container ends by itself.
 
     Its answer is not looked at: the client lives in the container and may end with it.
     """
     jobs = container.data / "store" / "results" / "jobs"
     with ThreadPoolExecutor() as pool:
-        pool.submit(container.send_event, "long", {"workflow": slow_workflow()})
-        wait_until(lambda: any(jobs.glob("*/attempt-1.json")), what="the claim of the job")
+        pool.submit(container.send_event, "long", {"workflow": slow_workflow(blurs=40)})
+        status = f"http://127.0.0.1:3000/jobs/{derived_job_id('/me', 'long')}"
+        wait_until(lambda: '"executing"' in container.run("curl", "-sS", status).stdout, what="the engine's work")
         assert not any(jobs.glob("*/result.json"))
         container.stop()
+    assert any(jobs.glob("*/result.json")), container.log
+    assert container.exit_status == 0
     (manifest,) = jobs.glob("*/result.json")
     assert json.loads(manifest.read_text())["status"] == "completed"
-    assert container.exit_status == 0

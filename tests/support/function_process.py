@@ -56,7 +56,7 @@ class FunctionProcess:
         self.root = root
         self.store = root / "data" / "store"
         self.port = int(environ.get("PORT", "0")) or free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{environ.get('HOST', '127.0.0.1')}:{self.port}"
         self.log = root / "function.log"
         self._environ = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "K_"))},

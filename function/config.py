@@ -367,8 +367,8 @@ class Settings:
         "GPU_CLAIM_DIR",
         _directory,
         "",
-        "A directory that functions with the same GPUs share: each takes one GPU that no other has, and only that one is"
-        " visible to its engine; default: no claim.",
+        "A directory that functions with the same GPUs share: each takes one GPU that no other has, and only that one"
+        " is visible to its engine; default: no claim.",
     )
     knative_service: str | None = _setting(
         "K_SERVICE", _optional, "", "Set by Knative; results in a local directory are then warned about."

@@ -109,7 +109,7 @@ def test_replicas_have_no_host_port(name: str) -> None:
 
 
 def test_without_a_proxy_replicas_share_a_range_of_ports() -> None:
-    """One port of the range for each replica, from the seed's 3001 on; the proxy, which has that port, isn't started."""
+    """One port of the range for each replica, from the seed's 3001 on; the proxy, which has it, isn't started."""
     services = load("compose/direct.yml")["services"]
     (port,) = services["comfyui-api"]["ports"]
     assert interpolate(port, {}) == "3001-3016:3000"
@@ -117,7 +117,7 @@ def test_without_a_proxy_replicas_share_a_range_of_ports() -> None:
 
 
 def test_the_health_check_is_the_seeds() -> None:
-    """curl on /health, every 30 s, three times."""
+    """Curl on /health, every 30 s, three times."""
     check = load("docker-compose.yml")["services"]["comfyui-api"]["healthcheck"]
     assert check["test"] == ["CMD", "curl", "-f", "http://localhost:3000/health"]
     assert (check["interval"], check["timeout"], check["retries"]) == ("30s", "10s", 3)
@@ -156,3 +156,29 @@ def test_traefik_sends_nothing_twice_and_asks_whether_replicas_are_ready() -> No
     assert labels["traefik.http.services.comfyui-api.loadbalancer.healthcheck.path"] == "/ready"
     (timeout,) = [flag for flag in services["traefik"]["command"] if "respondingTimeouts.readTimeout" in flag]
     assert seconds(timeout.rpartition("=")[2]) >= read_settings(environment("docker-compose.yml")).deadline_seconds
+
+
+def test_the_manual_has_the_seeds_commands() -> None:
+    """What people type today is what the manual shows, and the scripts that it names exist."""
+    manual = (ROOT / "docs" / "operations.md").read_text()
+    for command in (
+        "bash scripts/scale-compose.sh 4",
+        "bash scripts/health-check.sh http://localhost:3001",
+        "docker compose up -d --scale comfyui-api=4",
+        "docker compose ps",
+        "netstat -tuln | grep -E ':(3001|3002|3003|3004)'",
+        "kubectl exec -it <pod-name> -- nvidia-smi",
+        "kubectl exec -it <pod-name> -- ls -la /opt/ComfyUI/models/",
+    ):
+        assert command in manual
+    for path in set(re.findall(r"(?:compose|scripts|monitoring)/[\w/-]+\.\w+", manual)):
+        assert (ROOT / path).is_file(), path
+
+
+def test_settings_in_the_manual_exist() -> None:
+    """A word in capitals with an underscore is a setting, a variable of the compose files, or somebody else's."""
+    manual = (ROOT / "docs" / "operations.md").read_text()
+    texts = [(ROOT / name).read_text() for name in FILES] + [path.read_text() for path in (ROOT / "scripts").iterdir()]
+    known = {name for name, _default, _doc in setting_variables()} | {"COMPOSE_FILE"}
+    known |= set(re.findall(r"\$\{(\w+):-", "\n".join(texts)))
+    assert set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", manual)) - known == set()

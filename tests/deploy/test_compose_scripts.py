@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-
 def run_script(name: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run a script as the seed's commands do, from the root of the repository."""
     return subprocess.run(
@@ -91,7 +90,9 @@ def test_one_that_is_not_ready_is_named_with_its_reason() -> None:
     assert run.returncode == 1
     (line,) = [line for line in run.stdout.splitlines() if line.startswith(booting)]
     assert line.split()[1:3] == ["200", "503"]
-    assert line.rstrip().endswith("the engine is u001bstarting") or line.rstrip().endswith("the engine is \\u001bstarting")
+    assert line.rstrip().endswith("the engine is u001bstarting") or line.rstrip().endswith(
+        "the engine is \\u001bstarting"
+    )
 
 
 def test_one_that_is_unhealthy_fails() -> None:
@@ -133,7 +134,10 @@ esac
 @pytest.fixture
 def docker(tmp_path: Path) -> dict[str, str]:
     """An environment with this docker, and with an nvidia-smi that lists four GPUs."""
-    programs = {"docker": DOCKER, "nvidia-smi": "#!/bin/bash\nfor i in 0 1 2 3; do echo \"GPU $i: A (UUID: GPU-$i)\"; done\n"}
+    programs = {
+        "docker": DOCKER,
+        "nvidia-smi": '#!/bin/bash\nfor i in 0 1 2 3; do echo "GPU $i: A (UUID: GPU-$i)"; done\n',
+    }
     (tmp_path / "bin").mkdir()
     for name, text in programs.items():
         (tmp_path / "bin" / name).write_text(text)

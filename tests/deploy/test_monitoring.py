@@ -1,4 +1,4 @@
-"""The dashboard, the rules and the monitors: metrics that exist, expressions that Prometheus reads, alerts that fire."""
+"""Dashboard, rules and monitors: metrics that exist, expressions that Prometheus reads, alerts that fire."""
 
 from __future__ import annotations
 
@@ -93,6 +93,18 @@ def test_recorded_rules_are_those_that_alerts_use() -> None:
         "comfyfn:queue_depth:avg",
         "comfyfn:response_seconds:avg5m",
     }
+
+
+def test_the_manual_names_what_there_is() -> None:
+    """Every metric, recording and alert in docs/operations.md exists."""
+    manual = (ROOT / "docs" / "operations.md").read_text()
+    rules = [rule for group in rule_groups() for rule in group["rules"]]
+    known = {rule.get("record") or rule["alert"] for rule in rules}
+    mentioned = set(re.findall(r"`(comfyfn:[\w:]+|Comfyfn\w+)`", manual))
+    assert mentioned - known == set()
+    assert {rule["record"] for rule in rules if "record" in rule} <= mentioned
+    families = {family.name for family in Metrics().registry.collect()}
+    assert set(re.findall(r"`(comfyfn_\w+)`", manual)) - sample_names() - families == set()
 
 
 @pytest.mark.parametrize(("file", "crd"), [("prometheus-rule", "prometheusrules"), ("pod-monitor", "podmonitors")])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-ADDRESSES = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
+ADDRESSES = ("127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5")
 MIB = 1024**2
 SETTINGS = {"MAX_BODY_SIZE_MB": "1", "DEADLINE_SECONDS": "60"}
 
@@ -66,11 +66,16 @@ def proxied(directory: Path, replica_port: int, addresses: tuple[str, ...], **en
 
 
 @pytest.fixture(scope="module")
-def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, FunctionProcess]]:
-    """Three functions by address, on one port, with one model directory and one store, as in docker-compose.yml."""
+def replicas(tmp_path_factory: pytest.TempPathFactory, fake_nvml: Path) -> Iterator[dict[str, FunctionProcess]]:
+    """Four functions by address that see four GPUs, with one port, model directory, store and directory of claims.
+
+    So does docker-compose.yml run them.
+    """
     require_nginx()
     root = tmp_path_factory.mktemp("replicas")
-    environ = {"PORT": str(free_port()), "DATA_DIR": str(root / "data"), **SETTINGS}
+    shared = {"DATA_DIR": str(root / "data"), "GPU_CLAIM_DIR": str(root / "data" / "gpu-claims")}
+    gpus = {"LD_LIBRARY_PATH": str(fake_nvml), "FAKE_NVML_COUNT": "4"}
+    environ = {"PORT": str(free_port()), **shared, **gpus, **SETTINGS}
     functions: dict[str, FunctionProcess] = {}
     with ExitStack() as stack:
         for address in ADDRESSES:
@@ -84,24 +89,32 @@ def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Fun
 
 @pytest.fixture(scope="module")
 def proxy(replicas: dict[str, FunctionProcess], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """The proxy in front of the three."""
+    """The proxy in front of the four."""
     port = replicas[ADDRESSES[0]].port
     with proxied(tmp_path_factory.mktemp("proxy"), port, ADDRESSES, **SETTINGS) as running:
         running.wait_for_replicas(*ADDRESSES)
         yield running
 
 
+def test_each_replica_has_a_gpu_of_its_own(replicas: dict[str, FunctionProcess]) -> None:
+    """Four replicas that see four GPUs report one each, and not the same."""
+    metrics = [function.get("/metrics").body.decode() for function in replicas.values()]
+    gpus = [re.findall(r'^comfyfn_gpu_memory_total_bytes\{gpu="([^"]+)"\}', text, re.MULTILINE) for text in metrics]
+    assert [len(seen) for seen in gpus] == [1, 1, 1, 1]
+    assert len({gpu for seen in gpus for gpu in seen}) == 4
+
+
 def test_requests_spread_over_all_replicas(proxy: Proxy, replicas: dict[str, FunctionProcess]) -> None:
     """Every replica gets its part of the jobs."""
     before = {address: jobs_completed(function) for address, function in replicas.items()}
-    assert [run_job(proxy) for _ in range(9)] == [200] * 9
+    assert [run_job(proxy) for _ in range(12)] == [200] * 12
     done = {address: jobs_completed(function) - before[address] for address, function in replicas.items()}
-    assert sum(done.values()) == 9
+    assert sum(done.values()) == 12
     assert min(done.values()) >= 2
 
 
 def test_too_large_a_body_is_refused_as_by_the_function(proxy: Proxy, replicas: dict[str, FunctionProcess]) -> None:
-    """nginx has the limit of MAX_BODY_SIZE_MB to the byte, and answers what the function would."""
+    """Nginx has the limit of MAX_BODY_SIZE_MB to the byte, and answers what the function would."""
     too_large = b" " * (MIB + 1)
     status, body = post(proxy, too_large)
     direct = replicas[ADDRESSES[0]].post("/prompt", too_large)
@@ -128,14 +141,14 @@ def test_a_new_replica_gets_requests_without_a_restart(proxy: Proxy) -> None:
 
 def test_a_killed_replica_costs_no_request(proxy: Proxy, replicas: dict[str, FunctionProcess]) -> None:
     """Requests that come before the next check go to the others; the check then takes it out of the upstream."""
-    killed = replicas[ADDRESSES[2]]
+    killed = replicas[ADDRESSES[3]]
     pids = [killed.pid, killed.worker_pid]  # a container's end takes all of them
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     killed.wait(30)
     wait_until(lambda: not any(runs(pid) for pid in pids), what="the replica's end")
     assert [run_job(proxy) for _ in range(6)] == [200] * 6
-    proxy.wait_for_replicas(*ADDRESSES[:2])
+    proxy.wait_for_replicas(*ADDRESSES[:3])
     assert [run_job(proxy) for _ in range(4)] == [200] * 4
 
 

@@ -57,7 +57,7 @@ class Proxy:
         """Start it and wait until it answers."""
         with self.log.open("ab") as log:
             script = ROOT / "compose" / "nginx" / "run.sh"
-            self._process = subprocess.Popen(["sh", str(script)], env=self._environ, stdout=log, stderr=log)
+            self._process = subprocess.Popen(["/bin/sh", str(script)], env=self._environ, stdout=log, stderr=log)
         wait_until(self._answers, what=f"nginx; log: {self.log}")
 
     def stop(self) -> None:
@@ -73,7 +73,7 @@ class Proxy:
 
     @property
     def config(self) -> str:
-        """nginx's configuration."""
+        """Nginx's configuration."""
         return (self.directory / "nginx" / "nginx.conf").read_text()
 
     @property

@@ -73,11 +73,16 @@ def test_the_environment_makes_valid_settings() -> None:
     assert settings.engine == "comfyui"
     assert (settings.port, str(settings.comfy_home)) == (3000, "/opt/ComfyUI")
     assert str(settings.model_dir) == "/opt/ComfyUI/models"
-    assert settings.command[:3] == ("python", "main.py", "--normalvram")
-    volumes = [volume.partition(":")[2] for volume in load("docker-compose.yml")["services"]["comfyui-api"]["volumes"]]
-    assert str(settings.model_dir) in volumes
-    assert any(str(settings.gpu_claim_dir).startswith(f"{volume}/") for volume in volumes)
-    assert any(settings.results_url.startswith(f"file://{volume}/") for volume in volumes)
+    assert "CMD" in load("docker-compose.yml")["services"]["comfyui-api"]["environment"]
+    volumes = [volume.rpartition(":") for volume in load("docker-compose.yml")["services"]["comfyui-api"]["volumes"]]
+    shared = [path for name, _, path in volumes if name]
+    own = [path for name, _, path in volumes if not name]
+    assert shared == ["/shared", str(settings.model_dir)]
+    assert str(settings.gpu_claim_dir) == "/shared/gpu-claims"
+    stores = (settings.models_url, settings.uploads_url, settings.workflows_url, settings.results_url)
+    assert all(url.startswith("file:///shared/store/") for url in stores)
+    assert own == [str(settings.data_dir)]
+    assert {str(settings.input_dir.parent), str(settings.output_dir.parent)} == set(own)
 
 
 def test_a_laptop_runs_the_embedded_engine_with_the_s3_stand_in() -> None:

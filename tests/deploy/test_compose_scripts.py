@@ -124,7 +124,7 @@ case "$*" in
 "compose up "*) exit "${UP_STATUS:-0}" ;;
 "compose ps --quiet comfyui-api") for i in $(seq 4); do echo "id$i"; done ;;
 "inspect "*) for i in $(seq 4); do if ((i <= HEALTHY)); then echo healthy; else echo starting; fi; done ;;
-"compose logs "*) echo "comfyui-api-4  | GPU_CLAIM_DIR='/data/gpu-claims': all 3 GPUs are taken" ;;
+"compose logs "*) echo "comfyui-api-4  | GPU_CLAIM_DIR='/shared/gpu-claims': all 3 GPUs are taken" ;;
 "compose ps comfyui-api") echo "NAME STATUS" ;;
 *) exit 9 ;;
 esac

@@ -106,6 +106,7 @@ refresh() {
     upstream "$found" >"$WORK_DIR/replicas.new"
     if cmp -s "$WORK_DIR/replicas.new" "$WORK_DIR/replicas.conf"; then return 1; fi
     mv "$WORK_DIR/replicas.new" "$WORK_DIR/replicas.conf"
+    # shellcheck disable=SC2086  # on one line
     echo "replicas:" $found
 }
 

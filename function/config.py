@@ -363,6 +363,13 @@ class Settings:
     visible_gpus: str | None = _setting(
         "CUDA_VISIBLE_DEVICES", _optional, "", "Which GPUs `/metrics` and `comfyfn doctor` look at, as CUDA reads it."
     )
+    gpu_claim_dir: Path | None = _setting(
+        "GPU_CLAIM_DIR",
+        _directory,
+        "",
+        "A directory that functions with the same GPUs share: each takes one GPU that no other has, and only that one"
+        " is visible to its engine; default: no claim.",
+    )
     knative_service: str | None = _setting(
         "K_SERVICE", _optional, "", "Set by Knative; results in a local directory are then warned about."
     )

@@ -85,7 +85,7 @@ class FunctionProcess(Client):
         self.root = root
         self.store = root / "data" / "store"
         self.port = int(environ.get("PORT", "0")) or free_port()
-        super().__init__(f"http://127.0.0.1:{self.port}")
+        super().__init__(f"http://{environ.get('HOST', '127.0.0.1')}:{self.port}")
         self.log = root / "function.log"
         self._environ = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "K_"))},

@@ -185,7 +185,7 @@ def test_a_running_job_can_be_cancelled(function: FunctionProcess) -> None:
 
 def test_a_waiting_job_can_be_cancelled(function: FunctionProcess) -> None:
     """At once, and the engine never sees it."""
-    running = submitted(function, slow_workflow(20))
+    running = submitted(function, slow_workflow(20, size=1056))  # the engine has nothing of it in its cache
     wait_until(lambda: status_of(function, running)["status"] == "running", what="the engine's work")
     waiting = submitted(function, case("01_empty_save"))
     runs = len(function.engine_history())

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 THREADS = 10 + 8  # ADMIT_LIMIT's default and the spare threads
 
 
-def start_slow_job(function: FunctionProcess, event_id: str = "slow") -> Background:
+def start_slow_job(function: FunctionProcess, event_id: str = "slow", blurs: int = 12) -> Background:
     """Send a job that takes seconds and wait until the engine works on it."""
-    call = Background(lambda: function.send_event(event_id, {"workflow": slow_workflow()}))
+    call = Background(lambda: function.send_event(event_id, {"workflow": slow_workflow(blurs)}))
     path = f"/jobs/{derived_job_id(EVENT_SOURCE, event_id)}"
     wait_until(lambda: b'"executing"' in function.get(path).body, what="the engine's work")
     return call
@@ -37,7 +37,7 @@ def start_slow_job(function: FunctionProcess, event_id: str = "slow") -> Backgro
 
 def test_the_next_job_runs_while_outputs_are_stored(function_factory: FunctionFactory) -> None:
     """A job whose engine is done has let the GPU go, however long its storage takes."""
-    function = function_factory()
+    function = function_factory(LEASE_SECONDS="600")
     with storing_job(function) as call:
         answer = function.post("/prompt", {"prompt": case("01_empty_save")})
         assert (answer.status, call.running) == (200, True)
@@ -46,8 +46,8 @@ def test_the_next_job_runs_while_outputs_are_stored(function_factory: FunctionFa
 
 @contextmanager
 def storing_job(function: FunctionProcess) -> Iterator[Background]:
-    """A job whose run has ended and whose outputs are not stored before the block ends."""
-    call = start_slow_job(function)
+    """A job whose run has ended and whose outputs are not stored before the block ends; nor are its beats."""
+    call = start_slow_job(function, blurs=30)  # it must not end before the lock is held
     with (function.store / "results" / ".comfyfn" / "lock").open("ab") as lock:  # nobody else writes there meanwhile
         fcntl.flock(lock, fcntl.LOCK_EX)
         wait_until(lambda: function.engine_runs() == 0, what="the end of the job's run")
@@ -168,9 +168,10 @@ def test_a_job_that_outlasts_the_drain_time_is_stopped_and_can_run_elsewhere(
 
 def test_a_job_whose_outputs_are_being_stored_outlives_the_drain_time(function_factory: FunctionFactory) -> None:
     """It has no run to be interrupted, so it ends well and is answered; a job that has the GPU meanwhile is stopped."""
-    function = function_factory(DRAIN_SECONDS="0")
+    function = function_factory(DRAIN_SECONDS="0", LEASE_SECONDS="600")
     with storing_job(function) as stored:
-        running = Background(lambda: function.post("/prompt", {"prompt": slow_workflow()}))
+        other = slow_workflow(30, size=1056)  # of another size, or the engine has it all in its cache
+        running = Background(lambda: function.post("/prompt", {"prompt": other}))
         wait_until(lambda: function.engine_runs() == 1, what="the next job's run")
         function.signal(signal.SIGTERM)
         answer = running.join()

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-comfyui check lint types imports unit format lock bench-start bench-cache clean
+.PHONY: help demo test test-comfyui check lint types imports unit format lock bench-start bench-cache bench-cost clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -73,6 +73,9 @@ bench-start: $(VENV)/.dev  ## Measure how long the port and /ready take beside t
 
 bench-cache: $(VENV)/.dev  ## Measure how fast models come, beside curl and boto3; writes docs/performance.md
 	@$(BIN)/python -m bench.cache --write
+
+bench-cost: $(VENV)/.dev  ## Count the requests to S3 that a job costs; writes docs/performance.md
+	@$(BIN)/python -m bench.cost --write
 
 clean:  ## Remove what the targets made
 	rm -rf $(VENV) demo-out comfyfn-data .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

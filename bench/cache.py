@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import statistics
 import subprocess
 import sys
@@ -22,15 +21,14 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.bringing import MIB, WAYS
+from bench.document import DOCUMENT, write_part
 from bench.plot import draw
 from bench.servers import Source, nginx, seaweedfs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-DOCUMENT = Path("docs/performance.md")
 PICTURE = Path("docs/bringing-models.png")
-MARKS = "<!-- bench-cache: begin -->\n", "<!-- bench-cache: end -->\n"
 SLOW = ("curl", "per connection")  # one stream of 80 MB/s: the first round says it all
 OURS, BOTO3, FLOOR = "comfyfn", "boto3 download_file", "http.client floor"
 
@@ -111,14 +109,6 @@ def table(runs: list[Run]) -> str:
     return "".join(lines)
 
 
-def write_document(text: str) -> None:
-    """Replace what stands between the marks of the document."""
-    begin, end = MARKS
-    document = DOCUMENT.read_text()
-    fresh = re.sub(f"{begin}.*{end}", lambda _: f"{begin}{text}{end}", document, flags=re.DOTALL)
-    DOCUMENT.write_text(fresh)
-
-
 @click.command()
 @click.option("--size-mib", default=2048, show_default=True, help="Length of the object.")
 @click.option("--rounds", default=5, show_default=True, help="Runs of each way.")
@@ -141,7 +131,7 @@ def main(*, size_mib: int, rounds: int, disk: str, tmpfs: str, write: bool) -> N
     text = table(runs)
     click.echo(text)
     if write:
-        write_document(text)
+        write_part("bench-cache", text)
         draw(PICTURE, {way: [run for run in runs if run.way == way] for way in WAYS})
 
 

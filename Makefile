@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-comfyui check lint types imports unit format lock bench-start bench-cache bench-engine bench-overhead clean
+.PHONY: help demo test test-comfyui check lint types imports unit format lock bench-start bench-cache bench-engine bench-overhead bench-cost clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -79,6 +79,9 @@ bench-engine: $(VENV)/.dev  ## Measure the embedded engine, beside the ComfyUI i
 
 bench-overhead: $(VENV)/.dev  ## Measure what the function adds, beside its engine alone or the ComfyUI in COMFY_HOME; writes docs/performance.md
 	@$(BIN)/python -m bench.overhead --write
+
+bench-cost: $(VENV)/.dev  ## Count the requests to S3 that a job costs; writes docs/performance.md
+	@$(BIN)/python -m bench.cost --write
 
 clean:  ## Remove what the targets made
 	rm -rf $(VENV) demo-out comfyfn-data .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

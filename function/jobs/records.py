@@ -41,7 +41,6 @@ DEAD_LETTERS = "webhooks/dead/"
 
 _INDEX = "index/"
 _LAST_MILLISECOND = 9_999_999_999_999
-_MAX_RECORD_BYTES = MAX_MANIFEST_BYTES
 
 
 class JobRecords:
@@ -63,8 +62,8 @@ class JobRecords:
     def submit(self, job: Job, *, not_before: str = "") -> bool:
         """Record a job, and for one that outlives its request that it is open; say whether it is new.
 
-        A job that is there already stays as it is. It is opened again if it has no result, because whoever recorded it
-        may have died before that.
+        A job that is there already stays as it is. While nobody has claimed it, it is entered into the index again, and
+        opened while it has no result, because whoever recorded it may have died before that.
 
         Args:
             job: The job.
@@ -76,16 +75,25 @@ class JobRecords:
         """
         created_at = to_timestamp(self._clock())
         record = to_json(asdict(replace(job, workflow=without_url_queries(job.workflow), created_at=created_at)))
-        if len(record) > _MAX_RECORD_BYTES:
-            raise InvalidRequestError(f"workflow: larger than {_MAX_RECORD_BYTES} bytes without the files in it")
+        if len(record) > MAX_MANIFEST_BYTES:
+            raise InvalidRequestError(f"workflow: larger than {MAX_MANIFEST_BYTES} bytes without the files in it")
         new = self._store.create(_job_key(job.job_id), record)
         if new:
             self._store.create(_index_key(created_at, job.job_id), b"{}")
-        elif job.request_sha256 and job.request_sha256 != self.load(job.job_id).request_sha256:
-            raise IdempotencyConflictError("the Idempotency-Key was used for another request: choose a new key")
-        if job.outlives_request and (new or not self.state(job.job_id).finished):
+        elif self._finish_recording(job):
+            return False
+        if job.outlives_request:
             self.open(job.job_id, not_before=not_before)
         return new
+
+    def _finish_recording(self, job: Job) -> bool:
+        """Write what is missing of a job that is there already but for its opening; whether it has ended."""
+        if job.request_sha256 and job.request_sha256 != self.load(job.job_id).request_sha256:
+            raise IdempotencyConflictError("the Idempotency-Key was used for another request: choose a new key")
+        state = self.state(job.job_id)
+        if not state.attempts and not state.finished:
+            self._store.create(_index_key(self.load(job.job_id).created_at, job.job_id), b"{}")
+        return state.finished
 
     def load(self, job_id: str) -> Job:
         """A job as it was recorded.
@@ -94,7 +102,7 @@ class JobRecords:
             JobMissingError: There is none of this id, or none any more.
         """
         try:
-            data = self._store.get(_job_key(job_id), max_bytes=_MAX_RECORD_BYTES)
+            data = self._store.get(_job_key(job_id), max_bytes=MAX_MANIFEST_BYTES)
         except ObjectMissingError as error:
             raise JobMissingError(f"there is no job {job_id}") from error
         record = json.loads(data)
@@ -171,7 +179,7 @@ class JobRecords:
         if not state.attempts:
             return None
         try:
-            data = self._store.get(_beat_key(state.job_id, state.attempts[-1].number), max_bytes=_MAX_RECORD_BYTES)
+            data = self._store.get(_beat_key(state.job_id, state.attempts[-1].number), max_bytes=MAX_MANIFEST_BYTES)
         except ObjectMissingError:
             return None
         return Progress(**json.loads(data)["progress"])
@@ -237,7 +245,7 @@ class JobRecords:
     def not_before(self, job_id: str) -> str:
         """What the last `open` of a job said; "" when it is open no more."""
         try:
-            return str(json.loads(self._store.get(_open_key(job_id), max_bytes=_MAX_RECORD_BYTES))["not_before"])
+            return str(json.loads(self._store.get(_open_key(job_id), max_bytes=MAX_MANIFEST_BYTES))["not_before"])
         except ObjectMissingError:
             return ""
 

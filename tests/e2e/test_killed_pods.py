@@ -212,6 +212,8 @@ def test_a_job_whose_pod_is_killed_at_any_stage_is_completed_by_another(grave: G
         assert manifest["attempt"] == attempt, stage.name
         assert [f"/{attempt}/done_" in output["url"] for output in manifest["outputs"]] == [True]
         assert grave.storage.manifest_is_whole(manifest)
+    listed = {job["job_id"] for job in grave.survivor.get("/jobs?limit=100").json["jobs"]}
+    assert listed >= {derived_job_id(EVENT_SOURCE, stage.name) for stage in STAGES}
     assert len(grave.survivor.engine_history()) == len(STAGES) - 1
     assert manifests[-1] == grave.manifest(STAGES[-1])
 

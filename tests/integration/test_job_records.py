@@ -290,6 +290,19 @@ def test_jobs_are_listed_newest_first_page_by_page(store: ObjectStore) -> None:
     assert pages == [newest[:2], newest[2:4], newest[4:]]
 
 
+def test_a_job_whose_recording_was_cut_short_is_listed_once_it_comes_again(store: ObjectStore) -> None:
+    """At the time at which it was recorded first."""
+    records = JobRecords(store, clock=lambda: NOW)
+    first, second = job(), job()
+    records.submit(first)
+    (entry,) = store.list_objects("index/")
+    store.delete(entry.key)
+    later = JobRecords(store, clock=lambda: NOW + timedelta(seconds=9))
+    later.submit(second)
+    assert not later.submit(first)
+    assert later.newest(limit=9) == ([second.job_id, first.job_id], "")
+
+
 def test_the_queue_position_counts_older_open_jobs(store: ObjectStore) -> None:
     """Those that have ended, and those that nobody needs to see through, don't count."""
     jobs = []

@@ -58,4 +58,12 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
         kept = super().handle(conn)
         if kept is False:
             close_graceful(conn.sock, timeout=_LINGER_SECONDS, max_drain=_LINGER_BYTES)
+            # gunicorn's own close fails on a closed socket, and then it counts the connection as gone a second time: it
+            # would not wait for the running job when it is told to end.
+            conn.close = _close_nothing
         return kept
+
+
+def _close_nothing(*, graceful: bool = False) -> None:
+    """What is left to close of a connection that is closed."""
+    del graceful

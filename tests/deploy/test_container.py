@@ -106,7 +106,6 @@ def test_one_event_in_and_its_result_out(container: Container) -> None:
     assert stored.stat().st_size == output["size_bytes"]
 
 
-@pytest.mark.xfail(reason="as process 1: the engine ends at SIGTERM, the job is handed back", strict=True)
 def test_sigterm_during_a_job_lets_it_end(container: Container) -> None:
     """SIGTERM drains: the job's manifest is stored and the container ends by itself.
 

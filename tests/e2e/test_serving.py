@@ -146,6 +146,21 @@ def test_sigterm_refuses_connections_sends_waiting_jobs_away_and_lets_the_runnin
     assert not runs(engine)
 
 
+def test_clients_that_close_their_connections_do_not_cost_a_running_job_its_end(
+    function_factory: FunctionFactory,
+) -> None:
+    """A probe that keeps no connection, as curl and kubelet don't, is counted once: SIGTERM still waits for the job."""
+    function = function_factory()
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", function.port)) as probe:
+            probe.sendall(b"GET /health HTTP/1.1\r\nHost: f\r\nConnection: close\r\n\r\n")
+            assert probe.recv(65_536).startswith(b"HTTP/1.1 200")
+    running = start_slow_job(function)
+    function.signal(signal.SIGTERM)
+    assert running.join().json["type"] == JOB_COMPLETED
+    assert function.wait(20) == 0
+
+
 def wait_for_refusal(port: int) -> None:
     """Connect until the port refuses; it closes within moments of the signal."""
     for _ in range(200):

@@ -152,7 +152,7 @@ class EmbeddedEngine:
             self.process = subprocess.Popen(
                 self._arguments, cwd=self._cwd, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}
             )
-        wait_until(self._answers, what=f"the engine answers, see {self.log}", timeout_seconds=120)
+        wait_until(self._answers, what=f"the engine answers, see {self.log}", timeout_seconds=300)
 
     def stop(self) -> int:
         """Ask the process to end and wait for it; its exit status."""

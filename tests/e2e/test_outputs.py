@@ -32,10 +32,10 @@ JOB_ID = derived_job_id(EVENT_SOURCE, "e1")
 EARLY_KEY = f"outputs/{JOB_ID}/1/early_00001_.png"
 
 
-def early_and_late() -> dict[str, Any]:
+def early_and_late(blurs: int = 12) -> dict[str, Any]:
     """A workflow that saves its first image at once and its last one after seconds."""
     early = {"class_type": "SaveImage", "inputs": {"images": ["0", 0], "filename_prefix": "early"}}
-    return slow_workflow() | {"early": early}
+    return slow_workflow(blurs) | {"early": early}
 
 
 def send_and_wait_for_early(function: FunctionProcess, document: dict[str, Any]) -> Background:
@@ -92,7 +92,7 @@ def fail_in_the_last_node() -> dict[str, Any]:
     ("make_document", "code"),
     [
         (fail_in_the_last_node, "node_failed"),
-        (lambda: {"workflow": early_and_late(), "deadline_seconds": 1}, "deadline_exceeded"),
+        (lambda: {"workflow": early_and_late(blurs=200), "deadline_seconds": 8}, "deadline_exceeded"),
     ],
 )
 def test_a_job_that_fails_after_its_first_output_leaves_none(

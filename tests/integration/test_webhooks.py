@@ -135,7 +135,7 @@ def test_errors_of_the_receiver_are_tried_again_by_other_processes_with_the_same
         result = ended_job(store, receiver.url)
         make_webhooks(store, pauses=AT_ONCE, outcomes=outcomes).see_off(result.job_id)
         for tries in (1, 2, 3, 4):
-            wait_until(lambda tries=tries: len(outcomes) == tries, what=f"try {tries}")
+            wait_until(lambda tries=tries: len(outcomes) == tries, what=f"try {tries}", timeout_seconds=120)
             make_webhooks(store, pauses=AT_ONCE, outcomes=outcomes).sweep()
         assert is_over(store, result.job_id)
         assert {request.headers["webhook-id"] for request in receiver.requests} == {result.job_id}

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from function.cancellation import Cancellation
     from function.telemetry import OnProgress
 
+MAX_STREAMS = 16
+"""Streams of events at a time; each holds a thread of the server, as each admitted job does."""
+
 PATIENCE_SECONDS = 60.0
 """A job that has waited longer than this counts as interactive, so that no stream of those can hold it up for ever."""
 

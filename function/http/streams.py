@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Response
 
+from function.admission import MAX_STREAMS
 from function.errors import ComfyfnError, QueueFullError
 from function.http.jobs import look, to_document
 
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
     from function.jobs.service import JobStatus
     from function.lifecycle import Function
-
-MAX_STREAMS = 16
-"""Streams at a time; each holds a thread."""
 
 STREAM_SECONDS = 280.0
 """Shorter than the 300 s after which Knative's proxies cut a response off."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from function.admission import MAX_STREAMS
 from function.logs import logging_config
 from function.process import engine_supervisor, settings
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 _settings = settings()
 
-# Threads beyond the jobs: probes, metrics, refusals and downloads are answered while every admitted job holds one.
+# Threads beyond those that jobs and streams hold: for probes, metrics, refusals and downloads.
 _SPARE_THREADS = 8
 # Time for answers to leave after the last job has ended or has been stopped.
 _ANSWER_SECONDS = 15
@@ -26,7 +27,7 @@ _ANSWER_SECONDS = 15
 bind = f"{_settings.host}:{_settings.port}"
 worker_class = "function.server.draining.DrainingWorker"
 workers = 1
-threads = _settings.admit_limit + _SPARE_THREADS
+threads = _settings.admit_limit + MAX_STREAMS + _SPARE_THREADS
 timeout = 0  # a job may hold its thread for minutes
 graceful_timeout = _settings.drain_seconds + _ANSWER_SECONDS
 keepalive = 95  # longer than the 90 s for which Knative's queue-proxy keeps idle connections, else it meets closed ones

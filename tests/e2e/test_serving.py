@@ -6,12 +6,13 @@ import fcntl
 import signal
 import socket
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 from events import JOB_COMPLETED
+from function.admission import MAX_STREAMS
 from function.job import derived_job_id
 from tests.e2e.test_main_job import slow_workflow
 from tests.support.engine import case
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from tests.support.fleet import Storage
     from tests.support.function_process import FunctionFactory, FunctionProcess
 
-THREADS = 10 + 8  # ADMIT_LIMIT's default and the spare threads
+THREADS = 10 + MAX_STREAMS + 8  # ADMIT_LIMIT's default, streams, and the spare threads
 
 
 def start_slow_job(function: FunctionProcess, event_id: str = "slow", blurs: int = 12) -> Background:
@@ -144,6 +145,23 @@ def test_sigterm_refuses_connections_sends_waiting_jobs_away_and_lets_the_runnin
     assert function.result_path("slow").exists()
     assert function.wait(10) == 0
     assert not runs(engine)
+
+
+def test_open_streams_leave_threads_for_the_probes(function_factory: FunctionFactory) -> None:
+    """With every job and every stream that may be open, probes answer; one stream more is refused."""
+    function = function_factory(ADMIT_LIMIT="1", LEASE_SECONDS="600")
+    job_id = derived_job_id(EVENT_SOURCE, "slow")
+    request = f"GET /jobs/{job_id}/events HTTP/1.1\r\nHost: f\r\n\r\n".encode()
+    with ExitStack() as streams:
+        running = start_slow_job(function, blurs=30)
+        for _ in range(MAX_STREAMS):
+            stream = streams.enter_context(socket.create_connection(("127.0.0.1", function.port)))
+            stream.sendall(request)
+            assert stream.recv(65_536).startswith(b"HTTP/1.1 200")
+        assert [function.get(path).status for path in ("/health", "/ready")] == [200, 200]
+        assert function.get(f"/jobs/{job_id}/events").status == 429
+        assert running.running
+    assert running.join().json["type"] == JOB_COMPLETED
 
 
 def test_clients_that_close_their_connections_do_not_cost_a_running_job_its_end(

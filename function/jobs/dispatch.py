@@ -102,15 +102,18 @@ class Dispatcher:
             self._held.discard(job_id)
 
     def _is_settled(self, job_id: str) -> bool:
-        """Send the job once; whether there is no more to do here."""
-        status = self._send(job_id)
-        if status in _TAKEN_OVER:
+        """Send the job once; whether there is no more to do here.
+
+        Its records say whether it has ended, not the answer: that may be anybody's.
+        """
+        if self._send(job_id) in _TAKEN_OVER:
             self._records.open(job_id, not_before=self.answer_by())
             return True
-        if status == HTTPStatus.OK or self._records.state(job_id).finished:
+        state = self._records.state(job_id)
+        settled = state.finished or state.created_at is None  # none: its retention is over
+        if settled:
             self._on_ended(job_id)
-            return True
-        return False
+        return settled
 
     def _send(self, job_id: str) -> int:
         headers, body = to_structured(

@@ -1,0 +1,98 @@
+"""The dispatcher in front of whatever DISPATCH_URL may turn out to be."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+from function.errors import JobCancelledError
+from function.job import Job, random_job_id
+from function.jobs.dispatch import Dispatcher
+from function.jobs.records import JobRecords
+from tests.support.processes import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from function.storage.local import LocalStore
+
+
+@contextmanager
+def answering(status: int) -> Iterator[tuple[str, list[bytes]]]:
+    """A server that answers every POST with this status and a page; its URL, and the bodies that came."""
+    bodies: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(status)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"OK")
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/", bodies
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
+def dispatching(url: str, records: JobRecords) -> Iterator[tuple[Dispatcher, list[str]]]:
+    """A dispatcher, and the jobs that it takes for ended."""
+    ended: list[str] = []
+    dispatcher = Dispatcher(url, records, answer_seconds=10, on_ended=ended.append)
+    try:
+        yield dispatcher, ended
+    finally:
+        dispatcher.stop()
+
+
+def asynchronous(records: JobRecords) -> str:
+    """The id of a job that was just recorded."""
+    job = Job(random_job_id(), {"1": {"class_type": "X", "inputs": {}}}, asynchronous=True)
+    records.submit(job)
+    return job.job_id
+
+
+def test_a_200_of_anybody_is_no_end_of_a_job(local_store: LocalStore) -> None:
+    """A page in the place of a function: the job stays open and is sent again, until it has a result."""
+    records = JobRecords(local_store)
+    job_id = asynchronous(records)
+    with answering(200) as (url, bodies), dispatching(url, records) as (dispatcher, ended):
+        dispatcher.dispatch(job_id)
+        wait_until(lambda: len(bodies) >= 2, what="the job to be sent again")
+        assert (ended, dispatcher.holds(job_id)) == ([], True)
+        records.fail(job_id, JobCancelledError("over"))
+        wait_until(lambda: not dispatcher.holds(job_id), what="the end of the job")
+        assert ended == [job_id]
+
+
+def test_a_job_that_is_gone_is_not_sent_for_ever(local_store: LocalStore) -> None:
+    """Its retention is over: whoever answers 404 is right."""
+    records = JobRecords(local_store)
+    gone = random_job_id()
+    with answering(404) as (url, bodies), dispatching(url, records) as (dispatcher, ended):
+        dispatcher.dispatch(gone)
+        wait_until(lambda: not dispatcher.holds(gone), what="the dispatcher to let go")
+        assert (len(bodies), ended) == (1, [gone])
+
+
+def test_a_job_that_a_broker_took_is_let_go(local_store: LocalStore) -> None:
+    """It stays open, for a sweep that comes when nothing has come of it."""
+    records = JobRecords(local_store)
+    job_id = asynchronous(records)
+    with answering(202) as (url, _), dispatching(url, records) as (dispatcher, ended):
+        dispatcher.dispatch(job_id)
+        wait_until(lambda: not dispatcher.holds(job_id), what="the dispatcher to let go")
+    assert ended == []
+    assert records.not_before(job_id)

@@ -18,7 +18,6 @@ import json
 import os
 import random
 import re
-import shlex
 import statistics
 import tempfile
 import time
@@ -37,8 +36,8 @@ from websockets.sync.client import connect
 
 from bench.bringing import peak_bytes
 from bench.document import DOCUMENT, write_table
-from function.cli.local import free_port, local_function
-from tests.support.engine import comfyui_command
+from function.cli.local import local_function
+from tests.support.function_process import engine_settings
 
 CLIENTS = 8
 WARM_RUNS = 5
@@ -169,21 +168,7 @@ def running() -> Iterator[Place]:
 
 def settings(folder: Path) -> dict[str, str]:
     """What the function is started with."""
-    data = folder / "data"
-    common = {"DATA_DIR": str(data), "OMP_NUM_THREADS": "1"}
-    if "COMFY_HOME" not in os.environ:
-        return {"ENGINE": "embedded", **common}
-    base = folder / "comfyui"
-    base.mkdir()
-    (base / "index.html").write_text("<!doctype html>")
-    flags = ["--cpu", "--disable-auto-launch", "--port", str(free_port()), "--base-directory", str(base)]
-    return {
-        "ENGINE": "comfyui",
-        "CMD": shlex.join([*comfyui_command(base), *flags]),
-        "INPUT_DIR": str(data / "input"),
-        "OUTPUT_DIR": str(data / "output"),
-        **common,
-    }
+    return {"DATA_DIR": str(folder / "data"), "OMP_NUM_THREADS": "1", **engine_settings(folder)}
 
 
 def flat(number: int, way: str) -> Graph:

@@ -70,8 +70,7 @@ def copy_own_inputs(workflow: Any, job_id: str, new_id: str, results: ObjectStor
         data = results.get(info.key, max_bytes=info.size_bytes)
         key = _own_prefix(new_id) + info.key.removeprefix(_own_prefix(job_id))
         results.put(key, data, media_type=media_type_of(key))
-    old, new = (results.object_url(_own_prefix(each) + "x")[:-1] for each in (job_id, new_id))
-    return replace_prefix(workflow, old, new)
+    return replace_prefix(workflow, _own_url(results, job_id), _own_url(results, new_id))
 
 
 @contextmanager
@@ -93,7 +92,7 @@ def staged_inputs(
         InputRefusedError: A name or URL points outside UPLOADS_URL, or a data URI is broken.
     """
     wanted = list(_media_inputs(workflow))
-    own_url = results.object_url(_own_prefix(job_id) + "x")[:-1]
+    own_url = _own_url(results, job_id)
     directory = input_dir / job_id
     staged: dict[tuple[str, str], str] = {}
     try:
@@ -124,6 +123,11 @@ def _media_inputs(workflow: Workflow) -> Iterator[tuple[str, str, str]]:
 
 def _own_prefix(job_id: str) -> str:
     return f"inputs/{job_id}/"
+
+
+def _own_url(results: ObjectStore, job_id: str) -> str:
+    """What the URLs of a job's own files begin with; a store gives URLs of keys only, and no key ends in `/`."""
+    return results.object_url(f"{_own_prefix(job_id)}x").removesuffix("x")
 
 
 def _download(key: str, directory: Path, store: ObjectStore, *, filename: str, what: str) -> str:

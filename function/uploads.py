@@ -8,6 +8,7 @@ another prefix, a file that workflows name themselves, and above all what the fu
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from function.errors import InputMissingError, InputRefusedError, InvalidRequestError
@@ -111,7 +112,7 @@ class UploadRules:
                 "video or audio parameter"
             )
         filled = fill_template(template, {template.upload: key}, job_id=job_id)
-        return Job(job_id, filled.workflow, label=key[:_LABEL_CHARACTERS], preloads=filled.preloads)
+        return replace(to_job(created, key), workflow=filled.workflow, preloads=filled.preloads)
 
     def _read(self, key: str) -> bytes:
         try:
@@ -127,6 +128,11 @@ def _parse_json(data: bytes) -> object:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise InvalidRequestError("the uploaded object is not JSON") from error
+
+
+def to_job(created: ObjectCreated, key: str) -> Job:
+    """The job of an upload, still without a workflow."""
+    return Job(upload_job_id(created), workflow={}, label=key[:_LABEL_CHARACTERS])
 
 
 def upload_job_id(created: ObjectCreated) -> str:

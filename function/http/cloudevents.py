@@ -20,15 +20,15 @@ from events import (
 )
 from function.errors import ComfyfnError, InvalidRequestError, JobMissingError, RetryableError
 from function.http.responses import connection_of, read_body, to_response
-from function.job import JOB_ID, Job, derived_job_id, parse_job_document
+from function.job import JOB_ID, derived_job_id, parse_job_document
 from function.jobs.ended import to_ended_event
-from function.uploads import upload_job_id
+from function.uploads import to_job
 
 if TYPE_CHECKING:
     from flask import Request, Response
 
     from events import Delivery, Trigger
-    from function.job import JobResult
+    from function.job import Job, JobResult
     from function.lifecycle import Function
 
 _log = logging.getLogger("comfyfn.events")
@@ -124,7 +124,7 @@ def _job_of(function: Function, trigger: JobRequested | ObjectCreated) -> tuple[
     except RetryableError:
         raise
     except ComfyfnError as error:
-        return Job(upload_job_id(trigger), workflow={}, label=key[:256]), error
+        return to_job(trigger, key), error
 
 
 def _job_id(trigger: JobRequested) -> str:

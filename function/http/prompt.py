@@ -10,13 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from function.errors import error_of
 from function.http.responses import connection_of, json_response, parse_json, read_body
 from function.http.streamed import DocumentWithFiles
-from function.http.submitting import accepted, identify, wants_no_wait
-from function.job import Job, JobResult, validated
+from function.http.submitting import accepted, identify, read_job
+from function.job import validated
 from function.outputs.stored import with_data
 
 if TYPE_CHECKING:
     from flask import Request, Response
 
+    from function.job import Job, JobResult
     from function.lifecycle import Function
 
 
@@ -37,24 +38,14 @@ def run(function: Function, request: Request) -> Response:
     with function.admitted():
         body = read_body(request, max_bytes=function.settings.max_body_bytes)
         wanted = validated(PromptRequest, parse_json(body))
-        job_id, digest = identify(request, body)
+        identity = identify(request, body)
         del body
-        job = Job(
-            job_id=job_id,
-            workflow=wanted.prompt,
-            label=wanted.id,
-            stored=bool(digest),
-            interactive=True,
-            asynchronous=wants_no_wait(request),
-            request_sha256=digest,
-        )
-        return answer(function, request, job)
+        return answer(function, request, read_job(request, identity, wanted.prompt, label=wanted.id))
 
 
 def answer(function: Function, request: Request, job: Job, **members: Any) -> Response:  # noqa: ANN401  (JSON is any value)
     """Run a job, or record it where its sender doesn't wait; the answer, with more members in it."""
     if job.asynchronous:
-        job = replace(job, stored=True)
         function.submit(job)
         return accepted(job, id=job.label or job.job_id, **members)
     return json_response(to_answer(job, _ended(function, job, request), **members))

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 
 from function.errors import InvalidRequestError
 from function.http.responses import json_response
-from function.job import derived_job_id, random_job_id
+from function.job import Job, derived_job_id, random_job_id
 
 if TYPE_CHECKING:
     from typing import Any
 
     from flask import Request, Response
-
-    from function.job import Job
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -42,6 +40,34 @@ def wants_no_wait(request: Request) -> bool:
     """Whether the sender asks to be answered at once: `Prefer: respond-async` (RFC 7240)."""
     preferences = ",".join(request.headers.getlist("Prefer"))
     return any(item.split(";")[0].strip().lower() == "respond-async" for item in preferences.split(","))
+
+
+def read_job(
+    request: Request, identity: tuple[str, str], workflow: dict[str, Any], *, label: str, preloads: tuple[str, ...] = ()
+) -> Job:
+    """The job of a sender who gets the files in the answer, or at once a 202 if that is preferred.
+
+    It is stored only if somebody may ask for it again.
+
+    Args:
+        request: Whose headers say how it is to be answered.
+        identity: From `identify`.
+        workflow: The graph.
+        label: The sender's own name for it.
+        preloads: As `Job.preloads`.
+    """
+    job_id, digest = identity
+    asynchronous = wants_no_wait(request)
+    return Job(
+        job_id=job_id,
+        workflow=workflow,
+        label=label,
+        stored=asynchronous or bool(digest),
+        interactive=True,
+        asynchronous=asynchronous,
+        request_sha256=digest,
+        preloads=preloads,
+    )
 
 
 def accepted(job: Job, **members: Any) -> Response:  # noqa: ANN401  (JSON is any value)

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from function.errors import InvalidRequestError
 from function.http.prompt import answer
 from function.http.responses import json_response, parse_json, read_body
-from function.http.submitting import identify, wants_no_wait
-from function.job import Job, validated
+from function.http.submitting import identify, read_job
+from function.job import validated
 from function.templates.template import to_json_schema
 
 if TYPE_CHECKING:
@@ -72,17 +72,8 @@ def run(function: Function, request: Request, name: str) -> Response:
     with function.admitted():
         body = read_body(request, max_bytes=function.settings.max_body_bytes)
         wanted = validated(WorkflowRequest, parse_json(body))
-        job_id, digest = identify(request, body)
+        identity = identify(request, body)
         del body
-        filled = function.templates.fill(name, wanted.parameters, job_id=job_id)
-        job = Job(
-            job_id=job_id,
-            workflow=filled.workflow,
-            label=wanted.id,
-            stored=bool(digest),
-            interactive=True,
-            asynchronous=wants_no_wait(request),
-            request_sha256=digest,
-            preloads=filled.preloads,
-        )
+        filled = function.templates.fill(name, wanted.parameters, job_id=identity[0])
+        job = read_job(request, identity, filled.workflow, label=wanted.id, preloads=filled.preloads)
         return answer(function, request, job, input=filled.parameters)

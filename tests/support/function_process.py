@@ -33,7 +33,7 @@ EVENT_SOURCE = "/tests"
 DIRECTORIES = {"model": "models", "input": "input", "output": "output"}
 
 
-def _engine_settings(root: Path) -> dict[str, str]:
+def engine_settings(root: Path) -> dict[str, str]:
     """The embedded engine, or the real ComfyUI that COMFY_HOME names with directories below `root`."""
     if "COMFY_HOME" not in os.environ:
         return {"ENGINE": "embedded"}
@@ -92,7 +92,7 @@ class FunctionProcess(Client):
             "HOST": "127.0.0.1",
             "PORT": str(self.port),
             "DATA_DIR": str(root / "data"),
-            **_engine_settings(root),
+            **engine_settings(root),
             **environ,
         }
         self._process: subprocess.Popen[bytes] | None = None

@@ -7,24 +7,39 @@ checked against them. Names that deployments of comfyui-api use keep their name 
 
 from __future__ import annotations
 
-import base64
-import json
-import shlex
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from function.credentials import UrlCredential, read_credentials
 from function.errors import SettingsError
-from function.sources import AllowedUrls, SourceUrl, parse_allow_list, parse_source_url
+from function.setting_values import (
+    GIB,
+    MIB,
+    binary_units,
+    boolean,
+    choice,
+    command,
+    directory,
+    http_url,
+    integer,
+    log_level,
+    model_keys,
+    optional,
+    parse_store_url,
+    patterns,
+    seconds_or_never,
+    webhook_secrets,
+    workflow_file,
+    workflow_url,
+)
+from function.sources import AllowedUrls, parse_allow_list
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-GIB = 1024**3
-MIB = 1024**2
+    from function.sources import SourceUrl
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,210 +55,67 @@ def _setting(name: str, parse: Callable[[str], Any], default: str, doc: str, *, 
     return field(metadata={"variable": _Variable(name, parse, default, doc, secret)}, repr=not secret)
 
 
-def _integer(minimum: int, maximum: int = 2**40) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = minimum - 1
-        if not minimum <= value <= maximum:
-            raise ValueError(f"a whole number from {minimum} to {maximum}")
-        return value
-
-    return parse
-
-
-def _binary_units(unit: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            value = float(text)
-        except ValueError:
-            value = -1
-        if not 0 <= value < 2**40:
-            raise ValueError("a number, 0 or more")
-        return int(value * unit)
-
-    return parse
-
-
-def _seconds_or_never(text: str) -> float | None:
-    if text in ("never", "-1"):
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value < 2**40:
-        raise ValueError("a number of seconds, 0 or more, or never")
-    return value
-
-
-def _choice(*choices: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"one of {', '.join(choices)}")
-        return text
-
-    return parse
-
-
-def _boolean(text: str) -> bool:
-    return _choice("true", "false")(text.lower()) == "true"
-
-
-def _log_level(text: str) -> str:
-    level = text.upper()
-    return _choice("DEBUG", "INFO", "WARNING", "ERROR")("WARNING" if level == "WARN" else level)
-
-
-def _optional(text: str) -> str | None:
-    return text or None
-
-
-def _directory(text: str) -> Path | None:
-    return Path(text).expanduser().absolute() if text else None
-
-
-def _command(text: str) -> tuple[str, ...]:
-    try:
-        return tuple(shlex.split(text))
-    except ValueError:
-        raise ValueError("a command line with balanced quotes") from None
-
-
-def _patterns(text: str) -> tuple[str, ...]:
-    return tuple(pattern for part in text.split(",") if (pattern := part.strip()))
-
-
-def _workflow_file(text: str) -> dict[str, Any] | None:
-    if not text:
-        return None
-    try:
-        document = json.loads(Path(text).expanduser().read_bytes())
-    except OSError as error:
-        raise ValueError(f"a file that can be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
-        document = None
-    if isinstance(document, dict) and document:
-        return document
-    raise ValueError("a JSON file with a workflow in ComfyUI's API format")
-
-
-def _http_url(text: str) -> str:
-    parts = urlsplit(text)
-    if text and (parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.fragment):
-        raise ValueError("a URL like http://broker-ingress.knative-eventing.svc.cluster.local/default/default")
-    return text
-
-
-def _workflow_url(text: str) -> SourceUrl | None:
-    if not text:
-        return None
-    try:
-        url = parse_source_url(text)
-    except ValueError as error:
-        raise ValueError(f"an https:// or s3:// URL of a workflow ({error})") from None
-    if url.path.endswith("/"):
-        raise ValueError("an https:// or s3:// URL of a workflow (it names no file)")
-    return url
-
-
-def _webhook_secrets(text: str) -> tuple[bytes, ...]:
-    bare = [part.removeprefix("whsec_") for part in text.replace(",", " ").split()]
-    try:
-        secrets = tuple(base64.b64decode(part + "=" * (-len(part) % 4), validate=True) for part in bare)
-    except ValueError:
-        secrets = (b"",)
-    if not all(secrets):
-        raise ValueError("base64, with or without whsec_ before it; several of them separated by spaces or commas")
-    return secrets
-
-
-def _model_keys(text: str) -> tuple[str, ...]:
-    keys = tuple(key.strip() for key in text.split(",") if key.strip())
-    if any("/" not in key or "://" in key for key in keys):
-        raise ValueError("a comma list of model keys like checkpoints/sd.safetensors")
-    return keys
-
-
-def parse_store_url(text: str) -> str:
-    """Normalise `s3://bucket/prefix` or `file:///dir`; a relative or plain path is no store.
-
-    Raises:
-        ValueError: With what is allowed.
-    """
-    allowed = "s3://bucket/prefix or file:///directory"
-    if not text:
-        return ""
-    parts = urlsplit(text)
-    s3 = parts.scheme == "s3" and parts.netloc and "@" not in parts.netloc
-    local = parts.scheme == "file" and not parts.netloc and parts.path.startswith("/")
-    if not (s3 or local) or parts.query or parts.fragment:
-        raise ValueError(allowed)
-    return text.rstrip("/") if parts.path != "/" else text
-
-
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of one process. Paths are absolute; sizes are bytes; durations are seconds."""
 
-    port: int = _setting("PORT", _integer(1, 65_535), "3000", "Port of the HTTP server; Knative injects it.")
+    port: int = _setting("PORT", integer(1, 65_535), "3000", "Port of the HTTP server; Knative injects it.")
     host: str = _setting("HOST", str, "0.0.0.0", "Address the HTTP server listens on.")  # noqa: S104  (a container serves its network)
     engine: str = _setting(
         "ENGINE",
-        _choice("", "embedded", "comfyui", "none"),
+        choice("", "embedded", "comfyui", "none"),
         "",
         "`comfyui` (runs CMD), `embedded` (our own CPU engine) or `none` (the API service, which needs DISPATCH_URL);"
         " default: `comfyui` if CMD or COMFY_HOME is set.",
     )
     command: tuple[str, ...] = _setting(
-        "CMD", _command, "", "How ComfyUI starts, run in COMFY_HOME without a shell; default `python main.py`."
+        "CMD", command, "", "How ComfyUI starts, run in COMFY_HOME without a shell; default `python main.py`."
     )
     comfy_home: Path | None = _setting(
-        "COMFY_HOME", _directory, "", "ComfyUI's directory; default `/opt/ComfyUI` if ENGINE is comfyui."
+        "COMFY_HOME", directory, "", "ComfyUI's directory; default `/opt/ComfyUI` if ENGINE is comfyui."
     )
     always_restart: bool = _setting(
         "ALWAYS_RESTART_COMFYUI",
-        _boolean,
+        boolean,
         "false",
         "Whether `/health` stays 200 however often the engine fails to start; it is restarted in any case. `false`: 500"
         " after five such starts in a row, so that the container is replaced.",
     )
     engine_memory_limit_bytes: int = _setting(
         "ENGINE_MEMORY_LIMIT_GB",
-        _binary_units(GIB),
+        binary_units(GIB),
         "0",
         "Main memory in GiB, without mapped files, above which the engine is replaced after a job; 0: never.",
     )
     warmup_workflow: dict[str, Any] | None = _setting(
         "WARMUP_PROMPT_FILE",
-        _workflow_file,
+        workflow_file,
         "",
         "A workflow in API format that runs after each start of the engine, before `/ready` is 200.",
     )
     warmup_url: SourceUrl | None = _setting(
         "WARMUP_PROMPT_URL",
-        _workflow_url,
+        workflow_url,
         "",
         "The same from an `https://` or `s3://` URL, fetched before each warm-up by the rules of MODEL_URL_ALLOW, which"
         " need not name the URL itself; only one of the two is given.",
         secret=True,
     )
     data_dir: Path = _setting(
-        "DATA_DIR", _directory, "comfyfn-data", "Where everything lies whose own setting is not given."
+        "DATA_DIR", directory, "comfyfn-data", "Where everything lies whose own setting is not given."
     )
     model_dir: Path = _setting(
-        "MODEL_DIR", _directory, "", "Model directory and cache; default `$COMFY_HOME/models`, else `$DATA_DIR/models`."
+        "MODEL_DIR", directory, "", "Model directory and cache; default `$COMFY_HOME/models`, else `$DATA_DIR/models`."
     )
     input_dir: Path = _setting(
         "INPUT_DIR",
-        _directory,
+        directory,
         "",
         "Engine's input directory; default `$COMFY_HOME/input`, else `$DATA_DIR/input`.",
     )
     output_dir: Path = _setting(
         "OUTPUT_DIR",
-        _directory,
+        directory,
         "",
         "Engine's output directory; default `$COMFY_HOME/output`, else `$DATA_DIR/output`.",
     )
@@ -279,102 +151,102 @@ class Settings:
     )
     allow_private_networks: bool = _setting(
         "ALLOW_PRIVATE_NETWORKS",
-        _boolean,
+        boolean,
         "false",
         "Whether these URLs and those of webhooks may lead to addresses of private networks.",
     )
     allow_pickle_models: bool = _setting(
         "ALLOW_PICKLE_MODELS",
-        _boolean,
+        boolean,
         "false",
         "Whether models may be `.ckpt`, `.pt`, `.pt2`, `.pth`, `.bin` or `.pkl`: loading one runs code that is in it.",
     )
     cache_capacity_bytes: int = _setting(
-        "LRU_CACHE_SIZE_GB", _binary_units(GIB), "0", "Capacity of the model cache in GiB; 0: as large as the disk."
+        "LRU_CACHE_SIZE_GB", binary_units(GIB), "0", "Capacity of the model cache in GiB; 0: as large as the disk."
     )
     model_revalidate_seconds: float | None = _setting(
         "MODEL_REVALIDATE_SECONDS",
-        _seconds_or_never,
+        seconds_or_never,
         "0",
         "For how long a model counts as current after storage was asked; 0: ask for every job; `never`: what is there "
         "stays.",
     )
     preload_models: tuple[str, ...] = _setting(
         "PRELOAD_MODELS",
-        _model_keys,
+        model_keys,
         "",
         "Models to bring at the start, while the engine boots: keys below MODELS_URL, separated by commas. None is "
         "evicted for them.",
     )
     max_body_bytes: int = _setting(
-        "MAX_BODY_SIZE_MB", _binary_units(MIB), "100", "Largest request body in MiB; a larger one is answered 413."
+        "MAX_BODY_SIZE_MB", binary_units(MIB), "100", "Largest request body in MiB; a larger one is answered 413."
     )
     max_queue_depth: int = _setting(
-        "MAX_QUEUE_DEPTH", _integer(0), "0", "`/ready` answers 503 while this many jobs wait or run; 0: never."
+        "MAX_QUEUE_DEPTH", integer(0), "0", "`/ready` answers 503 while this many jobs wait or run; 0: never."
     )
     admit_limit: int = _setting(
-        "ADMIT_LIMIT", _integer(1), "10", "Jobs that may wait or run in this pod; one more is answered 429."
+        "ADMIT_LIMIT", integer(1), "10", "Jobs that may wait or run in this pod; one more is answered 429."
     )
     deadline_seconds: int = _setting(
-        "DEADLINE_SECONDS", _integer(1), "600", "How long a job may take from admission to stored result."
+        "DEADLINE_SECONDS", integer(1), "600", "How long a job may take from admission to stored result."
     )
     lease_seconds: int = _setting(
         "LEASE_SECONDS",
-        _integer(4, 3600),
+        integer(4, 3600),
         "20",
         "After how long without a sign of life of its pod another one may take a job; shorter than the sender's first"
         " pause before it delivers again.",
     )
     dispatch_url: str = _setting(
         "DISPATCH_URL",
-        _http_url,
+        http_url,
         "",
         "Where asynchronous jobs are sent to be run: a broker or the GPU service; default: K_SINK, and outside Knative"
         " this process itself.",
     )
     webhook_secrets: tuple[bytes, ...] = _setting(
         "WEBHOOK_SECRET",
-        _webhook_secrets,
+        webhook_secrets,
         "",
         "What webhooks are signed with: base64, with or without `whsec_` before it; while it is changed the new and the"
         " old one, separated by spaces or commas. Default: they are not signed.",
         secret=True,
     )
     retention_days: int = _setting(
-        "RETENTION_DAYS", _integer(0), "0", "Days after which a job is deleted with its outputs; 0: never."
+        "RETENTION_DAYS", integer(0), "0", "Days after which a job is deleted with its outputs; 0: never."
     )
     allowed_nodes: tuple[str, ...] = _setting(
         "ALLOWED_NODES",
-        _patterns,
+        patterns,
         "",
         "Which node classes a workflow may use: names and patterns (`Save*`), separated by commas; default: all.",
     )
     denied_nodes: tuple[str, ...] = _setting(
-        "DENIED_NODES", _patterns, "", "Which node classes it may not use, even if ALLOWED_NODES names them."
+        "DENIED_NODES", patterns, "", "Which node classes it may not use, even if ALLOWED_NODES names them."
     )
     max_pixels: int = _setting(
-        "MAX_PIXELS", _integer(0), "0", "Most pixels of one node: width x height x batch x frames; 0: unlimited."
+        "MAX_PIXELS", integer(0), "0", "Most pixels of one node: width x height x batch x frames; 0: unlimited."
     )
-    max_batch: int = _setting("MAX_BATCH", _integer(0), "0", "Most images that one node makes at a time; 0: unlimited.")
-    max_frames: int = _setting("MAX_FRAMES", _integer(0), "0", "Most frames that one node makes; 0: unlimited.")
+    max_batch: int = _setting("MAX_BATCH", integer(0), "0", "Most images that one node makes at a time; 0: unlimited.")
+    max_frames: int = _setting("MAX_FRAMES", integer(0), "0", "Most frames that one node makes; 0: unlimited.")
     drain_seconds: int = _setting(
-        "DRAIN_SECONDS", _integer(0), "600", "How long the running job may take to finish after SIGTERM."
+        "DRAIN_SECONDS", integer(0), "600", "How long the running job may take to finish after SIGTERM."
     )
     visible_gpus: str | None = _setting(
-        "CUDA_VISIBLE_DEVICES", _optional, "", "Which GPUs `/metrics` and `comfyfn doctor` look at, as CUDA reads it."
+        "CUDA_VISIBLE_DEVICES", optional, "", "Which GPUs `/metrics` and `comfyfn doctor` look at, as CUDA reads it."
     )
     gpu_claim_dir: Path | None = _setting(
         "GPU_CLAIM_DIR",
-        _directory,
+        directory,
         "",
         "A directory that functions with the same GPUs share: each takes one GPU that no other has, and only that one"
         " is visible to its engine; default: no claim.",
     )
     knative_service: str | None = _setting(
-        "K_SERVICE", _optional, "", "Set by Knative; results in a local directory are then warned about."
+        "K_SERVICE", optional, "", "Set by Knative; results in a local directory are then warned about."
     )
-    knative_sink: str = _setting("K_SINK", _http_url, "", "Set by Knative's SinkBinding; see DISPATCH_URL.")
-    log_level: str = _setting("LOG_LEVEL", _log_level, "INFO", "DEBUG, INFO, WARNING or ERROR.")
+    knative_sink: str = _setting("K_SINK", http_url, "", "Set by Knative's SinkBinding; see DISPATCH_URL.")
+    log_level: str = _setting("LOG_LEVEL", log_level, "INFO", "DEBUG, INFO, WARNING or ERROR.")
 
 
 def setting_variables() -> list[tuple[str, str, str]]:

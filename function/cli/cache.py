@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from function.config import GIB, MIB, read_settings
+from function.config import read_settings
 from function.errors import ComfyfnError
 from function.models.downloads import disk_errors
 from function.models.opening import open_models
+from function.setting_values import GIB, MIB
 from function.telemetry import Metrics
 
 if TYPE_CHECKING:

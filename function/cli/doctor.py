@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import click
 
 from function.cli.findings import Finding, show_finding
-from function.config import GIB, Settings, read_settings, shown_settings
+from function.config import Settings, read_settings, shown_settings
 from function.engine.command import engine_command
 from function.engine.supervisor import Supervisor
 from function.errors import ComfyfnError
 from function.gpu import read_gpus
+from function.setting_values import GIB
 from function.storage import open_store, probe_create
 
 if TYPE_CHECKING:

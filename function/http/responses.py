@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Response
 
-from function.config import MIB
 from function.errors import BodyTooLargeError, ComfyfnError, InvalidRequestError, RetryableError
 from function.http.streamed import DocumentWithFiles, to_json
+from function.setting_values import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

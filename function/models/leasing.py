@@ -6,11 +6,11 @@ import logging
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from function.config import GIB
 from function.errors import CacheBusyError, ModelTooLargeError, StorageUnavailableError
 from function.models.books import read_books
 from function.models.downloads import POLL_SECONDS, disk_errors
 from function.models.ledger import Lease, StartOverError, Wanted
+from function.setting_values import GIB
 from function.storage.objects import ObjectChangedError, ObjectMissingError
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from function.config import GIB, MIB, read_settings, setting_variables, shown_settings
+from function.config import read_settings, setting_variables, shown_settings
 from function.errors import SettingsError
+from function.setting_values import GIB, MIB
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -95,13 +95,16 @@ class Worker:
     """One process with its cache.
 
     Args:
-        root: Has the store in `store`, the directory in `models`, the log in `fetches.log`.
+        root: Has the store in `store`, the log in `fetches.log`.
+        model_dir: The model directory.
         capacity_bytes: Of the cache.
         revalidate_seconds: Of the cache.
         answers: Where answers go.
     """
 
-    def __init__(self, root: Path, capacity_bytes: int, revalidate_seconds: float, answers: TextIOWrapper) -> None:
+    def __init__(
+        self, root: Path, model_dir: Path, capacity_bytes: int, revalidate_seconds: float, answers: TextIOWrapper
+    ) -> None:
         self._answers = answers
         self._writing = threading.Lock()
         self._gate = threading.Event()
@@ -109,9 +112,9 @@ class Worker:
         self._ends: dict[int, threading.Event] = {}
         store = LocalStore(f"file://{root}/store")
         self._cache = ModelCache(
-            root / "models",
+            model_dir,
             store,
-            fetcher=LoggingFetcher(store, root / "models", root / "fetches.log", self._turn),
+            fetcher=LoggingFetcher(store, model_dir, root / "fetches.log", self._turn),
             capacity_bytes=capacity_bytes,
             revalidate_seconds=revalidate_seconds,
             metrics=Metrics(),
@@ -189,8 +192,8 @@ def main() -> None:
                 server.close()
                 with connection.makefile("r") as commands, connection.makefile("w") as answers:
                     first = json.loads(commands.readline())
-                    worker = Worker(Path(first["root"]), first["capacity_bytes"], first["revalidate_seconds"], answers)
-                    worker.serve(commands)
+                    root, model_dir = Path(first.pop("root")), Path(first.pop("model_dir"))
+                    Worker(root, model_dir, **first, answers=answers).serve(commands)
                 os._exit(0)
             connection.close()
 

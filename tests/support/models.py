@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import queue
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,8 +122,11 @@ class StoreFetcher:
 class Bench:
     """A model directory, a store, and caches over them.
 
+    MODEL_MOUNTS may name a directory at several paths, separated by colons: mounts of one export, as machines have
+    them. Then model directories lie there; worker processes take the paths after the first in turn, the test the first.
+
     Attributes:
-        root: Directory of everything.
+        root: Directory of everything else.
         capacity_bytes: Of every cache that is made from now on.
     """
 
@@ -132,7 +137,14 @@ class Bench:
     def __post_init__(self) -> None:
         """Make an empty store and the model directory's path."""
         self.store = SteeredStore(self.root / "store")
-        self.model_dir = self.root / "models"
+        mounts = os.environ.get("MODEL_MOUNTS")
+        own = Path("models" if mounts is None else uuid.uuid4().hex)
+        self.model_dir, *others = [Path(path) / own for path in (mounts or str(self.root)).split(":")]
+        self._worker_dirs = itertools.cycle(others or [self.model_dir])
+
+    def worker_dir(self) -> Path:
+        """Where the next worker process sees the model directory."""
+        return next(self._worker_dirs)
 
     def cache(self, **settings: Any) -> ModelCache:
         """A cache as after a start of the process."""
@@ -184,7 +196,12 @@ class WorkerProcess:
         self._socket.settimeout(PATIENCE_SECONDS)
         self._socket.connect(str(address))
         self._answers = self._socket.makefile("r")
-        self._tell(root=str(bench.root), capacity_bytes=bench.capacity_bytes, revalidate_seconds=revalidate_seconds)
+        self._tell(
+            root=str(bench.root),
+            model_dir=str(bench.worker_dir()),
+            capacity_bytes=bench.capacity_bytes,
+            revalidate_seconds=revalidate_seconds,
+        )
         self.pid: int = self.answer()["pid"]
         self._jobs = 0
 

@@ -16,6 +16,7 @@ from function.engine.command import engine_command
 from function.engine.supervisor import Supervisor
 from function.errors import ComfyfnError
 from function.gpu import read_gpus
+from function.models.mounts import list_mounts, nfs_problem
 from function.setting_values import GIB
 from function.storage import open_store, probe_create
 
@@ -69,6 +70,8 @@ def check_disk(settings: Settings) -> Iterator[Finding]:
     """The directories can be written and the cache fits on its disk."""
     for name in ("model_dir", "input_dir", "output_dir"):
         yield _check_directory(name.upper(), getattr(settings, name), read_only_is_fine=name == "model_dir")
+    if problem := nfs_problem(settings.model_dir, list_mounts()):
+        yield Finding("warn", "MODEL_DIR", f"{settings.model_dir} is on NFS: {problem}")
     free = _free_bytes(settings.model_dir)
     wanted = settings.cache_capacity_bytes
     text = f"{free / GIB:.1f} GiB free for the cache"

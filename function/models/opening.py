@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from function.models.cache import ModelCache
 from function.models.lookup import ModelLookup
+from function.models.mounts import list_mounts, nfs_problem
 from function.storage import open_store
 from function.storage.origins import fetch_rules
 from function.transfer.client import FetcherProcess
@@ -14,6 +16,8 @@ from function.transfer.client import FetcherProcess
 if TYPE_CHECKING:
     from function.config import Settings
     from function.telemetry import Metrics
+
+_log = logging.getLogger("comfyfn.models")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,8 @@ def open_models(settings: Settings, *, metrics: Metrics) -> OpenedModels:
     Raises:
         OSError: The directory can't be used.
     """
+    if problem := nfs_problem(settings.model_dir, list_mounts()):
+        _log.warning("MODEL_DIR=%s is on NFS: %s", settings.model_dir, problem)
     store = open_store(settings.models_url)
     lookup = ModelLookup(store, rules=fetch_rules(settings), allow_pickle=settings.allow_pickle_models)
     fetcher = FetcherProcess()

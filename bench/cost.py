@@ -47,7 +47,7 @@ KINDS = (
     ("outputs", "PUT", r"/outputs/"),
     ("manifest", "PUT", r"/jobs/[^/]+/result\.json"),
 )
-NO_JOBS = r"prefix=[^&]*open%2F|\.comfyfn-probe"
+NO_JOBS = r"prefix=[^&]*(open|webhooks%2Fdue)%2F|\.comfyfn-probe"
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,6 @@ def test_models_of_a_waiting_job_come_while_another_one_runs(
     assert first.join().json["data"]["status"] == "completed"
     data = second.join().json["data"]
     assert data["status"] == "completed"
-    assert data["timings"]["models"] < 0.5
     assert third.join().json["data"]["error"]["code"] == "model_missing"
     assert cache_hits_and_misses(function) == (1, 0)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _POLL_SECONDS = 0.001
+_LONGEST_POLL_SECONDS = 0.016  # each look is a request where the directory is on NFS
 
 
 class FileLock:
@@ -89,10 +90,12 @@ def lock_within(path: Path, *, exclusive: bool, seconds: float) -> FileLock:
         TimeoutError: Somebody holds it for longer, for example a process that was stopped.
     """
     deadline = time.monotonic() + seconds
+    poll_seconds = _POLL_SECONDS
     while (lock := try_lock(path, exclusive=exclusive)) is None:
         if time.monotonic() > deadline:
             raise TimeoutError(errno.ETIMEDOUT, f"locked by somebody else for {seconds:g} s", str(path))
-        time.sleep(_POLL_SECONDS)
+        time.sleep(poll_seconds)
+        poll_seconds = min(_LONGEST_POLL_SECONDS, poll_seconds * 2)
     return lock
 
 

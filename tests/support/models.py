@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from function.telemetry import Progress
     from function.transfer.fetching import Fetch
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 600.0 if "MODEL_MOUNTS" in os.environ else 30.0  # a network, perhaps an emulated machine
 
 
 class SteeredStore(LocalStore):

@@ -63,7 +63,7 @@ resource "aws_sqs_queue" "dead_letters" {
 
 # S3 tries the queue when the notification is made, so the queue and its policy come first.
 resource "aws_s3_bucket_notification" "uploads" {
-  bucket = aws_s3_bucket.this["uploads"].id
+  bucket = aws_s3_bucket.this["uploads"].bucket
 
   queue {
     id            = "uploads"

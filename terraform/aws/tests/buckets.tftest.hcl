@@ -1,5 +1,6 @@
 mock_provider "aws" {
-  source = "./tests/mocks"
+  source          = "./tests/mocks"
+  override_during = plan
 }
 
 variables {
@@ -7,6 +8,8 @@ variables {
 }
 
 run "buckets_are_private_encrypted_for_tls_only_and_keep_what_is_replaced" {
+  command = plan
+
   assert {
     condition = { for name, bucket in aws_s3_bucket.this : name => bucket.bucket } == {
       models  = "comfyfn-models-123456789012-eu-central-1"
@@ -91,6 +94,8 @@ run "buckets_are_private_encrypted_for_tls_only_and_keep_what_is_replaced" {
 }
 
 run "uploads_and_results_expire_on_demand" {
+  command = plan
+
   variables {
     uploads_expire_days = 14
     results_expire_days = 90
@@ -119,6 +124,8 @@ run "uploads_and_results_expire_on_demand" {
 }
 
 run "a_key_of_ones_own_encrypts_and_the_function_may_use_it_through_s3_only" {
+  command = plan
+
   variables {
     kms_key_arn = "arn:aws:kms:eu-central-1:123456789012:key/1"
   }

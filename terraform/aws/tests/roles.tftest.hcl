@@ -1,5 +1,6 @@
 mock_provider "aws" {
-  source = "./tests/mocks"
+  source          = "./tests/mocks"
+  override_during = plan
 }
 
 variables {
@@ -7,6 +8,8 @@ variables {
 }
 
 run "each_role_may_what_its_pods_do_and_no_more" {
+  command = plan
+
   assert {
     condition = jsondecode(aws_iam_role_policy.this["function"].policy).Statement == [
       {
@@ -54,6 +57,8 @@ run "each_role_may_what_its_pods_do_and_no_more" {
 }
 
 run "pod_identity_gives_a_role_to_one_service_account_of_one_cluster" {
+  command = plan
+
   assert {
     condition = { for role, trust in aws_iam_role.this : role => jsondecode(trust.assume_role_policy).Statement } == {
       for role, account in { function = "comfyfn", events = "comfyfn-events" } : role => [{
@@ -91,6 +96,8 @@ run "pod_identity_gives_a_role_to_one_service_account_of_one_cluster" {
 }
 
 run "roles_for_service_accounts_name_the_provider_and_the_account" {
+  command = plan
+
   variables {
     cluster_name      = null
     oidc_provider_arn = "arn:aws:iam::123456789012:oidc-provider/oidc.eks.eu-central-1.amazonaws.com/id/ABC"
@@ -131,6 +138,8 @@ run "roles_for_service_accounts_name_the_provider_and_the_account" {
 }
 
 run "settings_are_those_that_the_manifests_leave_open" {
+  command = plan
+
   assert {
     condition = output.settings == {
       MODELS_URL    = "s3://comfyfn-models-123456789012-eu-central-1/models"

@@ -1,4 +1,6 @@
 mock_provider "aws" {
+  override_during = plan
+
   mock_data "aws_partition" {
     defaults = { partition = "aws" }
   }
@@ -19,6 +21,8 @@ variables {
 }
 
 run "pods_of_the_manifests_and_no_others_land_on_the_nodes" {
+  command = plan
+
   assert {
     condition     = aws_eks_node_group.gpu.labels == tomap(yamldecode(file("../../knative/gpu-nodes/nodes.yaml"))[0].value)
     error_message = "The nodes' label is what knative/gpu-nodes selects."
@@ -34,6 +38,8 @@ run "pods_of_the_manifests_and_no_others_land_on_the_nodes" {
 }
 
 run "nodes_have_a_driver_room_and_no_role_for_pods" {
+  command = plan
+
   assert {
     condition     = [aws_eks_node_group.gpu.ami_type, aws_eks_node_group.gpu.capacity_type] == ["AL2023_x86_64_NVIDIA", "ON_DEMAND"]
     error_message = "The AMI brings NVIDIA's driver."
@@ -70,6 +76,8 @@ run "nodes_have_a_driver_room_and_no_role_for_pods" {
 }
 
 run "nodes_come_from_zero_and_broken_ones_are_replaced" {
+  command = plan
+
   assert {
     condition = [
       for scaling in aws_eks_node_group.gpu.scaling_config : [scaling.min_size, scaling.desired_size, scaling.max_size]
@@ -89,6 +97,8 @@ run "nodes_come_from_zero_and_broken_ones_are_replaced" {
 }
 
 run "bottlerocket_keeps_images_on_its_second_volume" {
+  command = plan
+
   variables {
     ami_type              = "BOTTLEROCKET_x86_64_NVIDIA"
     volume_throughput_mib = 1000

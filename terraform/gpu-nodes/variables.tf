@@ -54,8 +54,8 @@ variable "instance_types" {
   nullable    = false
 
   validation {
-    condition     = length(var.instance_types) > 0 && alltrue([for type in var.instance_types : can(regex("^(g4dn|g5|g6|g6e|g6f|gr6|gr6f|p3|p3dn|p4d|p4de|p5|p5e|p5en|p6-b200)\\.", type))])
-    error_message = "instance_types must be of x86 families with NVIDIA GPUs, for example g5.2xlarge or g6.2xlarge."
+    condition     = length(var.instance_types) > 0 && alltrue([for type in var.instance_types : can(regex("^(g4dn|g5|g6|g6e|g6f|g7e|gr6|gr6f|p3|p3dn|p4d|p4de|p5|p5e|p5en|p6-b200|p6-b300)\\.", type))])
+    error_message = "instance_types must be of the families that EKS's x86 AMIs with NVIDIA's driver are for, for example g6.2xlarge."
   }
 }
 

@@ -29,10 +29,17 @@ $(VENV)/.run: requirements.lock pyproject.toml | $(VENV)/bin/pip
 $(VENV)/.dev: requirements-dev.lock pyproject.toml $(VENV)/.run
 	$(call install,requirements-dev.lock)
 
+# In an environment of its own: it pins what the project pins otherwise (boto3, packaging).
+$(VENV)/.checkov: tests/deploy/checkov-requirements.lock | $(VENV)/bin/pip
+	@echo "installing $<"
+	@$(BIN)/python -m venv $(VENV)/checkov
+	@$(VENV)/checkov/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: -r $<
+	@touch $@
+
 demo: $(VENV)/.run  ## Run the main job on real input: no GPU, no Docker, no cloud account
 	@$(BIN)/python -m demo
 
-test: lint types imports  ## Run every test, with branch coverage of all processes
+test: lint types imports $(VENV)/.checkov  ## Run every test, with branch coverage of all processes
 	@rm -f .coverage .coverage.*
 	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --cov --cov-report=term-missing:skip-covered tests
 	@rm -f .coverage.*  # of processes that tests killed
@@ -62,11 +69,13 @@ format: $(VENV)/.dev  ## Format and fix what can be fixed
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-LOCK := $(BIN)/uv pip compile pyproject.toml --extra embedded --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet
-lock: | $(VENV)/bin/pip  ## Update both lock files
+COMPILE := $(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet
+LOCK := $(COMPILE) pyproject.toml --extra embedded
+lock: | $(VENV)/bin/pip  ## Update the lock files
 	@$(BIN)/pip install --quiet uv
 	@$(LOCK) --group lock -o requirements.lock
 	@$(LOCK) --group dev -o requirements-dev.lock
+	@echo checkov | $(COMPILE) --python-version 3.11 - -o tests/deploy/checkov-requirements.lock
 
 bench-start: $(VENV)/.dev  ## Measure how long the port and /ready take beside the engine alone
 	@$(BIN)/python -m bench.start

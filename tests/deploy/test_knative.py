@@ -299,7 +299,11 @@ def test_every_reference_names_something_that_is_there(manifests: Manifests) -> 
     assert len(references) >= 7
     assert set(references) <= present
     accounts = {service["spec"]["template"]["spec"]["serviceAccountName"] for service in manifests.all(SERVICE)}
-    assert accounts == {"comfyfn"} == {found["metadata"]["name"] for found in manifests.all("ServiceAccount")}
+    ends = [*manifests.all("IntegrationSource"), *manifests.all("IntegrationSink")]
+    of_ends = {found["spec"]["aws"]["auth"]["serviceAccountName"] for found in ends if "aws" in found["spec"]}
+    assert accounts == {"comfyfn"}
+    assert of_ends.isdisjoint(accounts)
+    assert accounts | of_ends == {found["metadata"]["name"] for found in manifests.all("ServiceAccount")}
 
 
 def _references(value: Any) -> list[dict[str, str]]:

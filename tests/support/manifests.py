@@ -56,7 +56,8 @@ def read_objects(path: Path) -> list[dict[str, Any]]:
 def build(directory: Path) -> Manifests:
     """What `kustomize build` makes, for the part of kustomize that is used here: anything else is an error.
 
-    That part is resources, a namespace, and JSON patches (RFC 6902: test, add, replace) with a target.
+    That part is resources, a namespace, and JSON patches (RFC 6902: test, add, replace) with a target, in files
+    or inline.
     """
     rules = yaml.safe_load((directory / "kustomization.yaml").read_text())
     unknown = set(rules) - {"apiVersion", "kind", "namespace", "resources", "patches"}
@@ -66,7 +67,8 @@ def build(directory: Path) -> Manifests:
         path = directory / resource
         objects += copy.deepcopy(build(path).objects) if path.is_dir() else read_objects(path)
     for patch in rules.get("patches", []):
-        _patch(objects, patch["target"], yaml.safe_load((directory / patch["path"]).read_text()))
+        operations = patch["patch"] if "patch" in patch else (directory / patch["path"]).read_text()
+        _patch(objects, patch["target"], yaml.safe_load(operations))
     for found in objects:
         if found["kind"] not in _CLUSTER_WIDE:
             found["metadata"]["namespace"] = rules["namespace"]

@@ -23,7 +23,7 @@ from function.jobs.manifest import MAX_MANIFEST_BYTES, parse_manifest, to_json, 
 from function.jobs.state import FAILED, RETURNED, JobState, parse_state
 from function.storage.objects import ObjectMissingError
 from function.telemetry import Progress
-from function.workflow import without_url_queries
+from function.workflow import without_url_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +74,8 @@ class JobRecords:
             InvalidRequestError: The record is larger than can be kept.
         """
         created_at = to_timestamp(self._clock())
-        record = to_json(asdict(replace(job, workflow=without_url_queries(job.workflow), created_at=created_at)))
+        kept = replace(job, workflow=without_url_secrets(job.workflow), created_at=created_at, credentials=())
+        record = to_json(asdict(kept))
         if len(record) > MAX_MANIFEST_BYTES:
             raise InvalidRequestError(f"workflow: larger than {MAX_MANIFEST_BYTES} bytes without the files in it")
         new = self._store.create(_job_key(job.job_id), record)
@@ -106,7 +107,7 @@ class JobRecords:
         except ObjectMissingError as error:
             raise JobMissingError(f"there is no job {job_id}") from error
         record = json.loads(data)
-        return Job(**record | {"preloads": tuple(record["preloads"])})
+        return Job(**record | {"preloads": tuple(record["preloads"]), "credentials": ()})
 
     def state(self, job_id: str) -> JobState:
         """What all records of a job say now, by one request."""

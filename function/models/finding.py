@@ -11,7 +11,7 @@ from function.errors import InputRefusedError, ModelMissingError, StorageUnavail
 from function.models.books import read_books
 from function.models.ledger import Place, Wanted
 from function.models.records import Record
-from function.models.references import LEGACY_FOLDERS
+from function.models.references import LEGACY_FOLDERS, model_errors
 from function.storage.objects import ObjectMissingError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Finder:
 
     def is_current(self, record: Record, ref: ModelRef) -> bool:
         """Whether a file in place is what the reference means, without asking storage; False if that is due."""
-        if record.source != self._place(ref).object_url:
+        if record.private or record.source != self._place(ref).object_url:
             return False
         if self._revalidate_seconds is None:
             return True
@@ -79,7 +79,8 @@ class Finder:
         found = self._find_foreign(by_key) if self._directory.read_only else self._find_anywhere(by_key)
         missing = [ref for key, ref in by_key.items() if found[key] is None and not ref.optional]
         if missing:
-            raise self._missing(missing)
+            with model_errors(missing[0].node_id):
+                raise self._missing(missing)
         return {key: item for key in by_key if (item := found[key]) is not None}
 
     def _find_foreign(self, by_key: Mapping[str, ModelRef]) -> dict[str, Found | None]:
@@ -124,7 +125,12 @@ class Finder:
         key = ref.key
         try:
             info = answer.result()
-        except (ObjectMissingError, StorageUnavailableError) as error:
+        except (ObjectMissingError, StorageUnavailableError, InputRefusedError) as error:
+            if known and known.private:
+                with model_errors(ref.node_id):
+                    raise _denied(ref, place, error) from error
+            if isinstance(error, InputRefusedError):
+                raise
             if known and known.source == place.object_url:
                 _log.warning("model %s: the cached file is used; storage: %s", key, error)
                 return Wanted(known, None)
@@ -133,7 +139,7 @@ class Finder:
             if isinstance(error, ObjectMissingError):
                 return None
             raise
-        record = Record(key, info.etag, info.size_bytes, place.object_url)
+        record = Record(key, info.etag, info.size_bytes, place.object_url, private=ref.private)
         self._current[key] = (record, self._clock())
         return Wanted(record, place)
 
@@ -150,6 +156,15 @@ class Finder:
             for ref in refs
         ]
         return ModelMissingError("; ".join(lines), details={"missing_models": details})
+
+
+def _denied(ref: ModelRef, place: Place, error: Exception) -> Exception:
+    """A private file is for those whose credentials its source takes now; while it does not answer it is for nobody."""
+    if isinstance(error, StorageUnavailableError) and ref.private:
+        return error
+    return InputRefusedError(
+        f"{ref.named_by}: Authentication required to access cached file for URL: {place.object_url}"
+    )
 
 
 def file_of(ref: ModelRef, directory: ModelDirectory) -> os.stat_result | None:

@@ -167,10 +167,12 @@ def model_references(
 
 @contextmanager
 def model_errors(node_id: str) -> Iterator[None]:
-    """Put errors about a node's model into comfyui-api's words."""
+    """Put errors about a node's model into comfyui-api's words; of a model that no node names they stay."""
     try:
         yield
     except JobFailedError as error:
+        if not node_id:
+            raise
         error.message = error.message.removeprefix(f"node {node_id}, ")
         raise error.at(f"Failed to process model for node {node_id}", location=f"prompt.{node_id}.inputs") from error
 

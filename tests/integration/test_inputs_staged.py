@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from function.credentials import S3Account
 from function.errors import (
     DeadlineExceededError,
     InputMissingError,
@@ -29,14 +29,22 @@ if TYPE_CHECKING:
 
     from function.inputs.sources import InputSources
     from function.storage.objects import ObjectStore
+    from function.workflow import Workflow
 
 CAT = picture()
+SECRET = "s3cr3t"
 
 
 @pytest.fixture
 def sources(tmp_path: Path) -> InputSources:
     """Sources below a fresh directory."""
     return input_sources(tmp_path)
+
+
+def stage(workflow: Workflow, sources: InputSources, **changes: Any) -> None:
+    """Stage the inputs of a workflow, for an error that this ends in."""
+    with staging(job_of(workflow), sources, **changes):
+        pass
 
 
 def staged_value(sources: InputSources, value: Any, **loader: str) -> tuple[str, bytes]:
@@ -52,11 +60,8 @@ def staged_value(sources: InputSources, value: Any, **loader: str) -> tuple[str,
 
 def refusal(sources: InputSources, value: Any, **loader: str) -> str:
     """The line that the staging of a value ends in; nothing is left behind."""
-    with (
-        pytest.raises((InputRefusedError, InputMissingError)) as error,
-        staging(job_of(load_image(value, **loader)), sources),
-    ):
-        pass
+    with pytest.raises((InputRefusedError, InputMissingError)) as error:
+        stage(load_image(value, **loader), sources)
     assert error.value.details["location"] == f"prompt.1.inputs.{loader.get('name', 'image')}"
     assert error.value.status == 400
     assert list(sources.input_dir.iterdir()) == []
@@ -152,11 +157,8 @@ def test_a_list_of_images_becomes_a_folder_in_their_order(sources: InputSources)
             assert name == (
                 str(sources.input_dir / job.job_id / "0") if class_type.endswith("Path") else f"{job.job_id}/0"
             )
-    with (
-        pytest.raises(InputMissingError) as error,
-        staging(job_of(load_image(["no.png"], "VHS_LoadImages", "directory")), sources),
-    ):
-        pass
+    with pytest.raises(InputMissingError) as error:
+        stage(load_image(["no.png"], "VHS_LoadImages", "directory"), sources)
     assert error.value.message.startswith("Failed to download images for node 1: no object")
     assert error.value.details == {"location": "prompt.1.inputs.directory"}
 
@@ -252,11 +254,8 @@ def test_a_disk_that_can_not_be_written_to_is_worth_another_try(sources: InputSo
     """The job is not at fault."""
     (sources.input_dir / "x").touch()
     broken = input_sources(sources.input_dir.parent, input_dir=sources.input_dir / "x")
-    with (
-        pytest.raises(StorageUnavailableError, match="input directory"),
-        staging(job_of(load_image(to_base64(CAT))), broken),
-    ):
-        pass
+    with pytest.raises(StorageUnavailableError, match="input directory"):
+        stage(load_image(to_base64(CAT)), broken)
 
 
 def test_the_deadline_of_the_job_holds(sources: InputSources) -> None:
@@ -281,11 +280,8 @@ def test_a_cancelled_job_does_not_wait_for_its_files(sources: InputSources) -> N
             if host.requests:
                 raise JobCancelledError("cancelled")
 
-        with (
-            pytest.raises(JobCancelledError),
-            staging(job_of(load_image(host.url("/a.png"))), sources, on_progress=on_progress),
-        ):
-            pass
+        with pytest.raises(JobCancelledError):
+            stage(load_image(host.url("/a.png")), sources, on_progress=on_progress)
         assert not hold.is_set()
         hold.set()
     assert list(sources.input_dir.iterdir()) == []
@@ -296,15 +292,13 @@ def test_directories_of_killed_jobs_go_at_the_start(sources: InputSources) -> No
     for name in (random_job_id(), "3d", "a" * 31):
         (sources.input_dir / name / "sub").mkdir(parents=True)
     remove_strays(sources.input_dir)
-    assert sorted(os.listdir(sources.input_dir)) == ["3d", "a" * 31]
+    assert sorted(path.name for path in sources.input_dir.iterdir()) == ["3d", "a" * 31]
     remove_strays(sources.input_dir / "missing")
 
 
 def test_a_store_that_does_not_answer_is_worth_another_try(tmp_path: Path) -> None:
     """Its files may be there when the job is delivered again."""
-    (tmp_path / "uploads").touch()
-    with (
-        pytest.raises(StorageUnavailableError),
-        staging(job_of(load_image("a.png")), input_sources(tmp_path, open_store(f"file://{tmp_path}/uploads"))),
-    ):
-        pass
+    nowhere = S3Account("key", SECRET, endpoint="http://127.0.0.1:1", region="us-east-1")
+    uploads = open_store("s3://bucket", account=nowhere, attempts=1)
+    with pytest.raises(StorageUnavailableError):
+        stage(load_image("a.png"), input_sources(tmp_path, uploads))

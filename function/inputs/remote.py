@@ -57,25 +57,25 @@ class RemoteFiles:
         """
         url, login = _take_apart(value)
         rules = replace(self._rules, credentials=(*credentials, *login, *self._rules.credentials))
-        origin = self._open(url, rules)
         key = url.target.removeprefix("/")
         with _translated(url):
-            if isinstance(origin, (HttpsOrigin, SignedOrigin)):
-                with _final():
-                    repeated(lambda: _copy_stream(origin, key, path, arrival), Patience(arrival.errand.pause))
+            if url.scheme != "s3":
+                _stream(HttpsOrigin(url.origin, rules=rules), key, path, arrival)
             else:
-                copy_object(origin, key, path, arrival)
+                self._copy_object(url, rules, key, path, arrival)
 
-    def _open(self, url: SourceUrl, rules: FetchRules) -> HttpsOrigin | SignedOrigin | ObjectStore:
-        if url.scheme != "s3":
-            return HttpsOrigin(url.origin, rules=rules)
+    def _copy_object(self, url: SourceUrl, rules: FetchRules, key: str, path: Path, arrival: Arrival) -> None:
         found = find_credential(rules.credentials, url)
         account = found.account if found else None
         if account is None or rules.allow != ANY_HTTP:
             check_allowed(url, rules.allow, what=str(url), setting=rules.setting)
-        if account and account.endpoint:
-            return SignedOrigin(url.origin, account, rules=rules)
-        return self._open_store(url.origin, account=account)
+        if account is None:
+            copy_object(self._open_store(url.origin), key, path, arrival)
+        elif account.endpoint:
+            _stream(SignedOrigin(url.origin, account, rules=rules), key, path, arrival)
+        else:
+            with _final():
+                copy_object(self._open_store(url.origin, account=account), key, path, arrival)
 
 
 def remote_name(value: str) -> str:
@@ -110,6 +110,12 @@ def _take_apart(value: str) -> tuple[SourceUrl, tuple[UrlCredential, ...]]:
         return url, ()
     pair = {"username": unquote(login["name"]), "password": unquote(login["password"])}
     return url, (basic(f"{url.origin}/**", **pair),)
+
+
+def _stream(origin: HttpsOrigin | SignedOrigin, key: str, path: Path, arrival: Arrival) -> None:
+    """Write a file of somebody else's server, asked for again where that may help."""
+    with _final():
+        repeated(lambda: _copy_stream(origin, key, path, arrival), Patience(arrival.errand.pause))
 
 
 def _copy_stream(origin: HttpsOrigin | SignedOrigin, key: str, path: Path, arrival: Arrival) -> None:

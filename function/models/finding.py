@@ -12,13 +12,14 @@ from function.models.books import read_books
 from function.models.ledger import Place, Wanted
 from function.models.records import Record
 from function.models.references import LEGACY_FOLDERS, model_errors
-from function.storage.objects import ObjectMissingError
+from function.storage.objects import ObjectMissingError, TransientStorageError
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Future
 
+    from function.errors import ComfyfnError
     from function.models.directory import ModelDirectory
     from function.models.references import ModelRef
     from function.storage.objects import ObjectInfo
@@ -126,9 +127,9 @@ class Finder:
         try:
             info = answer.result()
         except (ObjectMissingError, StorageUnavailableError, InputRefusedError) as error:
-            if known and known.private:
+            if refusal := _refusal(ref, place, known, error):
                 with model_errors(ref.node_id):
-                    raise _denied(ref, place, error) from error
+                    raise refusal from error
             if isinstance(error, InputRefusedError):
                 raise
             if known and known.source == place.object_url:
@@ -158,13 +159,19 @@ class Finder:
         return ModelMissingError("; ".join(lines), details={"missing_models": details})
 
 
-def _denied(ref: ModelRef, place: Place, error: Exception) -> Exception:
-    """A private file is for those whose credentials its source takes now; while it does not answer it is for nobody."""
-    if isinstance(error, StorageUnavailableError) and ref.private:
-        return error
-    return InputRefusedError(
-        f"{ref.named_by}: Authentication required to access cached file for URL: {place.object_url}"
-    )
+def _refusal(ref: ModelRef, place: Place, known: Record | None, error: Exception) -> ComfyfnError | None:
+    """What an error means for a file that somebody's credentials are needed for; None for any other file.
+
+    A private file is for those whose credentials its source takes now. While that does not answer, it is for nobody,
+    and who brings credentials may try again. Credentials that came with a request don't get better by that.
+    """
+    again = error if isinstance(error, TransientStorageError) and ref.private else None
+    if known and known.private:
+        line = f"{ref.named_by}: Authentication required to access cached file for URL: {place.object_url}"
+        return again or InputRefusedError(line)
+    if ref.private and isinstance(error, StorageUnavailableError):
+        return again or InputRefusedError(f"{ref.named_by}: {error.message}")
+    return None
 
 
 def file_of(ref: ModelRef, directory: ModelDirectory) -> os.stat_result | None:

@@ -51,6 +51,7 @@ class ServedFile:
         surplus: Sent after the body, and counted in its length.
         cut_bytes: How many bytes of a body are held back before the connection is closed.
         content_range: Sent in place of the true one.
+        tells_length: Whether the answer says how long it is.
         hold: Set when the body may be sent; None: at once.
     """
 
@@ -62,6 +63,7 @@ class ServedFile:
     surplus: bytes = b""
     cut_bytes: int = 0
     content_range: str = ""
+    tells_length: bool = True
     hold: threading.Event | None = None
 
 
@@ -177,6 +179,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _start(self, status: int, file: ServedFile, length: int, **extra: str) -> None:
         self.send_response(status)
-        for name, value in {**file.headers, **extra, "Content-Length": str(length)}.items():
+        if file.tells_length:
+            extra["Content-Length"] = str(length)
+        for name, value in {**file.headers, **extra}.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()

@@ -18,6 +18,8 @@ from function.sources import parse_source_url
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pydantic_core import ErrorDetails
+
     from function.credentials import UrlCredential
     from function.errors import ComfyfnError
 
@@ -292,8 +294,16 @@ def validated(model: type[_Model], document: object) -> _Model:
 
 def _describe(error: ValidationError) -> str:
     problems = [
-        f"{'.'.join(str(part) for part in problem['loc']) or 'document'}: "
-        + ("unknown field" if problem["type"] == "extra_forbidden" else problem["msg"])
+        f"{'.'.join(str(part) for part in problem['loc']) or 'document'}: {_reason(problem)}"
         for problem in error.errors(include_url=False, include_input=False)
     ]
     return "; ".join(problems)
+
+
+def _reason(problem: ErrorDetails) -> str:
+    """What is wrong, in words that repeat no value."""
+    if problem["type"] == "extra_forbidden":
+        return "unknown field"
+    if problem["type"] == "union_tag_invalid":
+        return f"expected a type that is one of {problem['ctx']['expected_tags']}"
+    return problem["msg"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -43,6 +44,8 @@ class RemoteFiles:
     def __init__(self, rules: FetchRules, *, open_store: Callable[..., ObjectStore] = open_store) -> None:
         self._rules = rules
         self._open_store = open_store
+        self._lock = threading.Lock()
+        self._stores: dict[str, ObjectStore] = {}
 
     def fetch(self, value: str, path: Path, *, credentials: tuple[UrlCredential, ...], arrival: Arrival) -> None:
         """Write the file of a URL to a path.
@@ -70,12 +73,19 @@ class RemoteFiles:
         if account is None or rules.allow != ANY_HTTP:
             check_allowed(url, rules.allow, what=str(url), setting=rules.setting)
         if account is None:
-            copy_object(self._open_store(url.origin), key, path, arrival)
+            copy_object(self._own_store(url.origin), key, path, arrival)
         elif account.endpoint:
             _stream(SignedOrigin(url.origin, account, rules=rules), key, path, arrival)
         else:
             with _final():
                 copy_object(self._open_store(url.origin, account=account), key, path, arrival)
+
+    def _own_store(self, url: str) -> ObjectStore:
+        """A bucket with the function's own account: those that the setting names, each opened once."""
+        with self._lock:
+            if url not in self._stores:
+                self._stores[url] = self._open_store(url)
+            return self._stores[url]
 
 
 def remote_name(value: str) -> str:

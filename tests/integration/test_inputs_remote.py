@@ -280,14 +280,21 @@ def account(server: S3Server, **changes: str) -> dict[str, str]:
     return {"type": "s3", "endpoint": server.endpoint_url, **keys, **changes}
 
 
+@pytest.mark.parametrize("own_endpoint", [True, False])
 def test_a_bucket_is_read_with_the_account_of_the_request(
-    sources: InputSources, bucket: str, s3_server: S3Server
+    sources: InputSources, bucket: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, *, own_endpoint: bool
 ) -> None:
-    """At the endpoint that it names, and keys with spaces and other letters are what they are."""
-    given = credentials(f"{bucket}/**", **account(s3_server))
+    """At the endpoint that it names, or at the function's; keys with spaces and other letters are what they are."""
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1" if own_endpoint else s3_server.endpoint_url)
+    endpoint = {} if own_endpoint else {"endpoint": ""}
+    given = credentials(f"{bucket}/**", **account(s3_server, **endpoint))
     assert fetched(sources, f"{bucket}/ä b+%20.png", credentials=given) == ("ä b+_20.png", CAT)
     with pytest.raises(InputMissingError):
         fetched(sources, f"{bucket}/none.png", credentials=given)
+    wrong = credentials(f"{bucket}/**", **account(s3_server, **endpoint, secret_access_key=SECRET))
+    with pytest.raises((InputRefusedError, InputUnavailableError)):
+        fetched(sources, f"{bucket}/ä b+%20.png", credentials=wrong)
 
 
 def test_an_account_that_is_refused(sources: InputSources, bucket: str, s3_server: S3Server) -> None:

@@ -83,7 +83,15 @@ def _run(function: Function, trigger: Trigger, request: Request) -> JobResult | 
         raise
     if job and refusal:
         return function.jobs.refuse(job, refusal)
-    return function.handle(job, connection=connection_of(request)) if job else None
+    return _handle(function, job, request) if job else None
+
+
+def _handle(function: Function, job: Job, request: Request) -> JobResult:
+    """Run a job; one that can't even be recorded, because of the files in it, has failed."""
+    try:
+        return function.handle(job, connection=connection_of(request))
+    except JobFailedError as error:
+        return function.jobs.refuse(job, error)
 
 
 def _begin(function: Function, trigger: Trigger) -> None:

@@ -52,7 +52,7 @@ def _references(workflow: Workflow, keys: Sequence[str], *, allow_pickle: bool) 
 
 def _custom_names(workflow: Workflow) -> Iterator[tuple[str, str, str]]:
     for node_id, class_type, name, value in literal_inputs(workflow):
-        looks_like_one = value.lower().endswith(ALL_SUFFIXES) and len(value) <= _MAX_NAME_CHARACTERS
+        looks_like_one = len(value) <= _MAX_NAME_CHARACTERS and value.lower().endswith(ALL_SUFFIXES)
         if looks_like_one and class_type not in LOADER_CLASSES and name != OUTPUT_INPUT and not is_url(value):
             yield node_id, name, value
 

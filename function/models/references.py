@@ -222,15 +222,15 @@ def _references(workflow: Workflow, allow: tuple[AllowedUrls, ...]) -> Iterator[
         elif folder and value not in _NO_FILE:
             files = _vae_files(value) if class_type == "VAELoader" else [(folder, value)]
             yield from (ModelRef(*file, node_id, name) for file in files)
-        elif not folder:
+        elif not folder and not is_media(class_type, name):  # which may be a file of many megabytes
             embeddings = _EMBEDDING.findall(value)
             yield from (ModelRef("embeddings", _with_suffix(found), node_id, name) for found in embeddings)
 
 
 def _is_custom_url(class_type: str, name: str, value: str) -> bool:
-    is_file = value.partition("?")[0].lower().endswith(ALL_SUFFIXES) and len(value.split()) == 1
-    is_other = class_type in LOADER_CLASSES or name == OUTPUT_INPUT or is_media(class_type, name)
-    return is_file and is_url(value) and not is_other
+    if class_type in LOADER_CLASSES or name == OUTPUT_INPUT or is_media(class_type, name) or not is_url(value):
+        return False
+    return value.partition("?")[0].lower().endswith(ALL_SUFFIXES) and len(value.split()) == 1
 
 
 def _url_reference(node_id: str, name: str, value: str, folder: str | None, allow: tuple[AllowedUrls, ...]) -> ModelRef:

@@ -250,6 +250,18 @@ def test_an_image_that_is_small_as_a_file_and_huge_as_pixels_is_refused(sources:
     assert staged_value(limited, "bomb.png", class_type="LoadVideo", name="file")[1] == bomb()
 
 
+def test_a_header_without_an_end_is_not_read_into_memory(sources: InputSources) -> None:
+    """A PNG whose first chunk is a gigabyte long is refused; a file that is no image is the engine's business."""
+    path = sources.input_dir.parent / "uploads" / "endless.png"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n" + (2**30).to_bytes(4, "big") + b"zTXt")
+        file.truncate(2**30)
+    assert "header goes on" in refusal(sources, "endless.png")
+    sources.uploads.put("text.png", b"a text\n" * 100)
+    assert staged_value(sources, "text.png")[1] == b"a text\n" * 100
+
+
 def test_a_disk_that_can_not_be_written_to_is_worth_another_try(sources: InputSources) -> None:
     """The job is not at fault."""
     (sources.input_dir / "x").touch()

@@ -271,6 +271,25 @@ def test_the_inputs_of_a_job_that_waits_are_there_before_its_202(
     assert kept == []
 
 
+def test_a_service_without_an_engine_fetches_inputs_too(function_factory: FunctionFactory, host: HttpsServer) -> None:
+    """What is wrong with one is its answer to a client; an event, whose answer nobody reads, becomes a failed job."""
+    function = function_factory(
+        probe="/health",
+        ENGINE="none",
+        DISPATCH_URL="http://127.0.0.1:1/",
+        ALLOW_PRIVATE_NETWORKS="true",
+        SSL_CERT_FILE=str(CERTIFICATE),
+    )
+    good, bad = (saving(host.url(path, "localhost")) for path in ("/red/photo.png", "/none.png"))
+    job_id = function.post("/jobs", {"workflow": good}).json["job_id"]
+    record = json.loads((function.store / "results" / "jobs" / job_id / "job.json").read_bytes())
+    assert record["workflow"]["10"]["inputs"]["image"].endswith(f"/inputs/{job_id}/0/photo.png")
+    assert "there is no such file" in refused(function.post("/jobs", {"workflow": bad}), "prompt.10.inputs.image")
+    assert function.send_event("bad", {"workflow": bad}).status == 202
+    result = json.loads(function.result_path("bad").read_bytes())
+    assert (result["error"]["code"], result["error"]["location"]) == ("input_missing", "prompt.10.inputs.image")
+
+
 @pytest.mark.parametrize(
     "bad",
     [

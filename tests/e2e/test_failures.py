@@ -62,10 +62,14 @@ def test_a_missing_input_fails_the_job(function_factory: FunctionFactory) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["../secret.png", "/etc/passwd", "s3://other/x.png", "http://127.0.0.1/x.png", "a.png [output]"]
+    "name",
+    [
+        *("../secret.png", "/etc/passwd", "s3://other/x.png", "http://127.0.0.1/x.png", "a.png [output]"),
+        "data:image/png;base64,broken!",
+    ],
 )
 def test_an_input_outside_the_uploads_is_refused(function: FunctionProcess, name: str) -> None:
-    """No path, no other bucket, no private network."""
+    """No path, no other bucket, no private network; a file inside that is broken fails the job alike."""
     workflow = case("02_load_scale_save")
     workflow["1"]["inputs"]["image"] = name
     assert failed(function, workflow, f"input {name}")["code"] == "input_refused"

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
+from function.models.references import model_references
+from function.sources import parse_allow_list
 from tests.support.engine import case
 from tests.support.function_process import functions
 from tests.support.https import CERTIFICATE, HttpsServer, ServedFile
@@ -231,6 +233,28 @@ def test_a_model_by_url_goes_to_model_dir(function: FunctionProcess, host: Https
     assert function.post("/prompt", {"prompt": upscaling(host.url("/m/where.safetensors", "localhost"))}).status == 200
     weights = function.root.parent / "weights"
     assert [path.parent.name for path in weights.rglob("*-where.safetensors")] == ["upscale_models"]
+
+
+@pytest.mark.parametrize(
+    ("class_type", "name", "folder"),
+    [
+        ("UNETLoader", "unet_name", "diffusion_models"),
+        ("CLIPVisionLoader", "clip_name", "clip_vision"),
+        ("CLIPLoader", "clip_name", "text_encoders"),
+        ("TripleCLIPLoader", "clip_name3", "text_encoders"),
+        ("QuadrupleCLIPLoader", "clip_name4", "text_encoders"),
+        ("SomeCustomUnetLoader", "unet_name", "diffusion_models"),
+    ],
+)
+def test_models_by_url_go_where_their_loader_looks(class_type: str, name: str, folder: str) -> None:
+    """Also those of loaders that comfyui-api does not know; two hosts' files of one name are two files."""
+    workflow = {
+        str(number): {"class_type": class_type, "inputs": {name: f"https://{host}.example/files/m.safetensors"}}
+        for number, host in enumerate(("one", "two"))
+    }
+    references = model_references(workflow, allow=parse_allow_list("*"))
+    assert {reference.folder for reference in references} == {folder}
+    assert len({reference.filename for reference in references}) == 2
 
 
 def test_keys_of_buckets_with_spaces_and_other_letters(

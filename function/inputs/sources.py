@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from function.storage.objects import ObjectStore
 
 _UNSAFE = re.compile(r"[^\w.+() -]")
-_MAX_NAME_CHARACTERS = 100
+_MAX_NAME_BYTES = 200  # with what is put before and behind it, it is no longer than a file system takes
+_FETCHED = ("https://", "http://", "s3://", "file://")  # the last one to be refused; other schemes are the node's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,8 @@ class InputSources:
             return self._bring_named(media, folder, job, arrival)
         if place := self._store_of(media.value, job.job_id):
             return _download(*place, media, folder, arrival)
+        if not media.known and not media.value.lower().startswith(_FETCHED):
+            return None
         path = _target(media, folder, remote_name(media.value) or "file")
         self.remote.fetch(media.value, path, credentials=job.credentials, arrival=arrival)
         return _with_extension(path)
@@ -150,7 +153,8 @@ def url_of_prefix(store: ObjectStore, prefix: str) -> str:
 
 def _target(media: Media, folder: Path, name: str) -> Path:
     """A path in the folder that only this file has; the files of a list are in its order by name, too."""
-    safe = _UNSAFE.sub("_", name)[-_MAX_NAME_CHARACTERS:].lstrip(". ") or "file"
+    whole = _UNSAFE.sub("_", name).encode(errors="replace")
+    safe = whole[-_MAX_NAME_BYTES:].decode(errors="ignore").lstrip(". ") or "file"
     return folder / (safe if media.item is None else f"{media.item:05d}-{safe}")
 
 

@@ -177,7 +177,7 @@ def test_what_an_unknown_node_calls_image_is_brought_if_it_is_a_file(sources: In
         sources.uploads.put(key, CAT)
     assert staged_value(sources, "a.png", class_type="Custom") == ("JOB/0/a.png", CAT)
     declared = {"Custom": {"input": {"required": {"image": [["listed.png"]]}}}}
-    for value in ("red", "none.png", "listed.png", "a long text about a cat"):
+    for value in ("red", "none.png", "listed.png", "a long text about a cat", "asset://42"):
         workflow = load_image(value, "Custom")
         with staging(job_of(workflow), sources, definitions=parse_definitions(declared, {})) as staged:
             assert staged == workflow
@@ -192,6 +192,14 @@ def test_links_and_other_texts_are_left_alone(sources: InputSources) -> None:
     with staging(job_of(workflow), sources) as staged:
         assert staged == workflow
         assert list(sources.input_dir.iterdir()) == []
+
+
+def test_a_name_may_be_as_long_as_a_key(sources: InputSources) -> None:
+    """The file gets a name that the file system takes, with the extension."""
+    name = "ä" * 120 + ".png"
+    sources.uploads.put(name, CAT)
+    value, content = staged_value(sources, name)
+    assert (content, value.endswith("ä.png"), len(value.encode()) < 255) == (CAT, True, True)
 
 
 def test_a_missing_input_names_node_and_url(tmp_path: Path, store: ObjectStore) -> None:

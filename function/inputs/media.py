@@ -6,7 +6,7 @@ Classes are those of ComfyUI 0.3.64 and 0.33.0, of VideoHelperSuite, and what co
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from function.workflow import OUTPUT_INPUT, replace_inputs
@@ -60,7 +60,7 @@ class Media:
     node_id: str
     class_type: str
     name: str
-    value: str
+    value: str = field(repr=False)  # it may be many megabytes, or hold a secret
     kind: str
     item: int | None = None
     known: bool = True

@@ -251,9 +251,9 @@ class Jobs:
 def _refuse_secrets(workflow: Any) -> None:  # noqa: ANN401  (perhaps no graph)
     if without_url_secrets(workflow) != workflow:
         raise InvalidRequestError(
-            "workflow: a job that is asynchronous or has a webhook is run from storage, and the query of a URL may be a "
-            "secret, as may a user name in it: leave them out, or put the host's credentials into "
-            "MODEL_URL_CREDENTIALS"
+            "workflow: a job that is asynchronous or has a webhook is run from storage, and the query of a URL may be"
+            " a secret, as may a user name in it: leave them out, or put the host's credentials into"
+            " MODEL_URL_CREDENTIALS"
         )
 
 

@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from function.errors import RecordInvalidError
 from function.job import JobResult, Output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_Record = TypeVar("_Record")
 
 MAX_MANIFEST_BYTES = 16 * 1024**2
 
@@ -32,9 +38,28 @@ def to_manifest(result: JobResult) -> dict[str, Any]:
 
 
 def parse_manifest(data: bytes) -> JobResult:
-    """Read a stored manifest; the inverse of `to_manifest`."""
-    manifest = json.loads(data)
-    return JobResult(**{**manifest, "outputs": tuple(Output(**output) for output in manifest["outputs"])})
+    """Read a stored manifest; the inverse of `to_manifest`.
+
+    Raises:
+        RecordInvalidError: It is none.
+    """
+
+    def build(manifest: dict[str, Any]) -> JobResult:
+        return JobResult(**{**manifest, "outputs": tuple(Output(**output) for output in manifest["outputs"])})
+
+    return parse_record("result.json", data, build)
+
+
+def parse_record(name: str, data: bytes, build: Callable[[Any], _Record]) -> _Record:
+    """Build what a record's JSON stands for.
+
+    Raises:
+        RecordInvalidError: Naming the record; its content is not repeated.
+    """
+    try:
+        return build(json.loads(data))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RecordInvalidError(f"{name} is damaged: delete the job's records or restore it") from error
 
 
 def to_json(document: object) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 from dataclasses import asdict, replace
@@ -19,7 +18,15 @@ from function.errors import (
     RetryableError,
 )
 from function.job import Job, JobResult, failed_result
-from function.jobs.manifest import MAX_MANIFEST_BYTES, parse_manifest, to_json, to_manifest, to_timestamp, utc_now
+from function.jobs.manifest import (
+    MAX_MANIFEST_BYTES,
+    parse_manifest,
+    parse_record,
+    to_json,
+    to_manifest,
+    to_timestamp,
+    utc_now,
+)
 from function.jobs.state import FAILED, RETURNED, JobState, parse_state
 from function.storage.objects import ObjectMissingError
 from function.telemetry import Progress
@@ -74,8 +81,9 @@ class JobRecords:
             InvalidRequestError: The record is larger than can be kept.
         """
         created_at = to_timestamp(self._clock())
-        kept = replace(job, workflow=without_url_secrets(job.workflow), created_at=created_at, credentials=())
-        record = to_json(asdict(kept))
+        kept = asdict(replace(job, workflow=without_url_secrets(job.workflow), created_at=created_at))
+        del kept["credentials"]  # they are for one request
+        record = to_json(kept)
         if len(record) > MAX_MANIFEST_BYTES:
             raise InvalidRequestError(f"workflow: larger than {MAX_MANIFEST_BYTES} bytes without the files in it")
         new = self._store.create(_job_key(job.job_id), record)
@@ -101,13 +109,15 @@ class JobRecords:
 
         Raises:
             JobMissingError: There is none of this id, or none any more.
+            RecordInvalidError: The record is damaged.
         """
         try:
             data = self._store.get(_job_key(job_id), max_bytes=MAX_MANIFEST_BYTES)
         except ObjectMissingError as error:
             raise JobMissingError(f"there is no job {job_id}") from error
-        record = json.loads(data)
-        return Job(**record | {"preloads": tuple(record["preloads"]), "credentials": ()})
+        return parse_record(
+            _job_key(job_id), data, lambda record: Job(**record | {"preloads": tuple(record["preloads"])})
+        )
 
     def state(self, job_id: str) -> JobState:
         """What all records of a job say now, by one request."""
@@ -179,11 +189,12 @@ class JobRecords:
         """How far the last attempt was at its last beat; None before the first one."""
         if not state.attempts:
             return None
+        key = _beat_key(state.job_id, state.attempts[-1].number)
         try:
-            data = self._store.get(_beat_key(state.job_id, state.attempts[-1].number), max_bytes=MAX_MANIFEST_BYTES)
+            data = self._store.get(key, max_bytes=MAX_MANIFEST_BYTES)
         except ObjectMissingError:
             return None
-        return Progress(**json.loads(data)["progress"])
+        return parse_record(key, data, lambda record: Progress(**record["progress"]))
 
     def hand_back(self, job_id: str, attempt: int, error: RetryableError) -> None:
         """End an attempt without a result, so that the next one may begin at once."""
@@ -243,12 +254,13 @@ class JobRecords:
         """
         return self._store.list_page(_open_key(""))
 
-    def not_before(self, job_id: str) -> str:
-        """What the last `open` of a job said; "" when it is open no more."""
+    def not_before(self, job_id: str) -> datetime | None:
+        """What the last `open` of a job said; None when it said nothing or the job is open no more."""
         try:
-            return str(json.loads(self._store.get(_open_key(job_id), max_bytes=MAX_MANIFEST_BYTES))["not_before"])
+            data = self._store.get(_open_key(job_id), max_bytes=MAX_MANIFEST_BYTES)
         except ObjectMissingError:
-            return ""
+            return None
+        return parse_record(_open_key(job_id), data, _not_before)
 
     def newest(self, *, limit: int, after: str = "") -> tuple[list[str], str]:
         """Ids of jobs, the newest first, and what to pass as `after` for the next ones ("": there are none)."""
@@ -278,6 +290,10 @@ class JobRecords:
             self._store.delete(info.key)
             count += 1
         return count
+
+
+def _not_before(record: dict[str, str]) -> datetime | None:
+    return datetime.fromisoformat(record["not_before"]) if record["not_before"] else None
 
 
 def _refuse_poisoned(state: JobState) -> None:

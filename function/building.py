@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING
 from function.engine.catalogue import NodeCatalogue, open_catalogue
 from function.engine.engine import Engine
 from function.gpu import NvmlReader
+from function.inputs.recording import OwnInputs
+from function.inputs.remote import RemoteFiles
+from function.inputs.sources import InputSources
+from function.inputs.staging import remove_strays
 from function.jobs.dispatch import Dispatcher
 from function.jobs.records import JobRecords
 from function.jobs.service import Jobs
@@ -17,6 +21,7 @@ from function.models.opening import open_models
 from function.pipeline import Line
 from function.storage import open_store
 from function.storage.connecting import ConnectionRules
+from function.storage.origins import input_rules
 from function.validation.policy import Policy
 from function.webhooks.delivery import TRY_SECONDS, Webhooks
 from function.webhooks.records import WebhookRecords
@@ -33,10 +38,11 @@ def build_jobs(settings: Settings, *, metrics: Metrics) -> Jobs:
     """Build what every process knows of jobs, whether it runs them or not; nothing is started or asked."""
     results = open_store(settings.results_url)
     records = JobRecords(results, lease_seconds=settings.lease_seconds)
+    own = OwnInputs(build_inputs(settings, results), deadline_seconds=settings.deadline_seconds)
     webhooks = _webhooks(settings, records, results, metrics)
     on_ended, on_stop = webhooks.see_off, webhooks.stop
     if not settings.dispatch_url:
-        return Jobs(records, results, dispatcher=None, sweep=None, on_ended=on_ended, on_stop=on_stop)
+        return Jobs(records, own, dispatcher=None, sweep=None, on_ended=on_ended, on_stop=on_stop)
     dispatcher = Dispatcher(
         settings.dispatch_url,
         records,
@@ -45,7 +51,19 @@ def build_jobs(settings: Settings, *, metrics: Metrics) -> Jobs:
     )
     retention = timedelta(days=settings.retention_days) if settings.retention_days else None
     sweep = Sweep(records, dispatcher, on_ended=on_ended, chores=(webhooks.sweep,), retention=retention)
-    return Jobs(records, results, dispatcher=dispatcher, sweep=sweep, on_ended=on_ended, on_stop=on_stop)
+    return Jobs(records, own, dispatcher=dispatcher, sweep=sweep, on_ended=on_ended, on_stop=on_stop)
+
+
+def build_inputs(settings: Settings, results: ObjectStore) -> InputSources:
+    """Build what knows where input files come from."""
+    return InputSources(
+        open_store(settings.uploads_url),
+        results,
+        RemoteFiles(input_rules(settings)),
+        settings.input_dir,
+        max_bytes=settings.max_input_bytes,
+        max_pixels=settings.max_pixels,
+    )
 
 
 def _webhooks(settings: Settings, records: JobRecords, results: ObjectStore, metrics: Metrics) -> Webhooks:
@@ -62,9 +80,10 @@ def build_line(settings: Settings, supervisor: Supervisor, jobs: Jobs, *, metric
     """Build what jobs run on; nothing outside the process is touched but the model directory.
 
     Raises:
-        OSError: The model directory can't be used.
+        OSError: The model directory can't be used, or the input directory can't be read.
     """
     models = open_models(settings, metrics=metrics)
+    remove_strays(settings.input_dir)
     catalogue = _catalogue(settings, supervisor)
     return Line(
         records=jobs.records,
@@ -74,7 +93,7 @@ def build_line(settings: Settings, supervisor: Supervisor, jobs: Jobs, *, metric
         models=models.cache,
         fetcher=models.fetcher,
         background=BackgroundModels(models.lookup, models.cache, deadline_seconds=settings.deadline_seconds),
-        uploads=open_store(settings.uploads_url),
+        inputs=jobs.own_inputs.sources,
         results=jobs.results,
         engine=Engine(
             supervisor,
@@ -84,7 +103,6 @@ def build_line(settings: Settings, supervisor: Supervisor, jobs: Jobs, *, metric
             definitions=lambda: catalogue.definitions,
         ),
         gpus=NvmlReader(visible=settings.visible_gpus),
-        input_dir=settings.input_dir,
         output_dir=settings.output_dir,
     )
 

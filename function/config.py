@@ -34,7 +34,7 @@ from function.setting_values import (
     workflow_file,
     workflow_url,
 )
-from function.sources import AllowedUrls, parse_allow_list
+from function.sources import AllowedUrls, parse_allow_list, parse_input_allow_list
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -141,19 +141,33 @@ class Settings:
         "Which `https://` and `s3://` URLs a workflow may name as models: hosts (`huggingface.co`, `*.hf.co`) and URL"
         " prefixes, separated by commas; redirects must lead to allowed ones too. MODELS_URL is always allowed.",
     )
+    input_url_allow: tuple[AllowedUrls, ...] = _setting(
+        "INPUT_URL_ALLOW",
+        parse_input_allow_list,
+        "",
+        "Which URLs a workflow may name as input files, in the form of MODEL_URL_ALLOW; default: every `https://` and"
+        " `http://` URL, and no `s3://` URL but those below UPLOADS_URL and of outputs.",
+    )
+    max_input_bytes: int = _setting(
+        "MAX_INPUT_SIZE_MB",
+        binary_units(MIB),
+        "1024",
+        "Largest input file in MiB; all of a job together may be four times as large; 0: unlimited.",
+    )
     model_url_credentials: tuple[UrlCredential, ...] = _setting(
         "MODEL_URL_CREDENTIALS",
         read_credentials,
         "",
         "What requests to some of these URLs carry: a JSON list of `url_pattern` and `auth`, or the path of such a"
-        " file.",
+        " file. For input files only if INPUT_URL_ALLOW is set.",
         secret=True,
     )
     allow_private_networks: bool = _setting(
         "ALLOW_PRIVATE_NETWORKS",
         boolean,
         "false",
-        "Whether these URLs and those of webhooks may lead to addresses of private networks.",
+        "Whether these URLs, those of input files and those of webhooks may lead to addresses of private networks, and"
+        " credentials go over plain http.",
     )
     allow_pickle_models: bool = _setting(
         "ALLOW_PICKLE_MODELS",
@@ -225,7 +239,11 @@ class Settings:
         "DENIED_NODES", patterns, "", "Which node classes it may not use, even if ALLOWED_NODES names them."
     )
     max_pixels: int = _setting(
-        "MAX_PIXELS", integer(0), "0", "Most pixels of one node: width x height x batch x frames; 0: unlimited."
+        "MAX_PIXELS",
+        integer(0),
+        "0",
+        "Most pixels of one node (width x height x batch x frames) and of one input image; 0: unlimited, and for an"
+        " input image 178956970, above which ComfyUI's Pillow refuses it.",
     )
     max_batch: int = _setting("MAX_BATCH", integer(0), "0", "Most images that one node makes at a time; 0: unlimited.")
     max_frames: int = _setting("MAX_FRAMES", integer(0), "0", "Most frames that one node makes; 0: unlimited.")

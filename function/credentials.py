@@ -1,7 +1,7 @@
 """Credentials for URLs, as lists of `{"url_pattern": ..., "auth": {...}}`. Pure but for the file that may hold them.
 
-Form and meaning of the patterns are comfyui-api's: `*` is any text without a slash, `**` any text, `?` one character
-that is no slash; a pattern describes the whole URL, its query included. The first match counts.
+Form and meaning are comfyui-api's: see `url_patterns`; a pattern describes the whole URL, its query included. The first
+match counts.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
+
+from function.sources import parse_source_url
+from function.url_patterns import matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -21,14 +24,32 @@ if TYPE_CHECKING:
 
 CREDENTIALS_FORM = (
     'JSON, or the path of a file with JSON, like [{"url_pattern": "https://host/**", "auth": {"type": "bearer", '
-    '"token": "..."}}]; other types are basic (username, password), header (header_name, header_value) and query '
-    "(query_param, query_value)"
+    '"token": "..."}}]; other types are basic (username, password), header (header_name, header_value), query '
+    "(query_param, query_value) and s3 (access_key_id, secret_access_key, and perhaps session_token, endpoint, region)"
 )
 
-_WILDCARDS = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 _OUR_HEADERS = frozenset({"host", "range", "if-range", "accept-encoding", "connection", "content-length"})
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class S3Account:
+    """Whose objects are read, and where.
+
+    Attributes:
+        access_key_id: Whose.
+        secret_access_key: What requests are signed with.
+        session_token: Of a temporary account, else "".
+        endpoint: URL of the S3 server; "" for the one that the function itself uses.
+        region: Region of the bucket; "" for the function's own.
+    """
+
+    access_key_id: str
+    secret_access_key: str
+    session_token: str = ""
+    endpoint: str = ""
+    region: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +60,35 @@ class UrlCredential:
         url_pattern: Which URLs.
         headers: Headers to send.
         query: Percent-encoded `name=value` to add to the URL, or an empty text.
+        account: Of `s3://` URLs; None for others.
     """
 
     url_pattern: str
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     query: str = field(default="", repr=False)
+    account: S3Account | None = field(default=None, repr=False)
 
     def matches(self, url: SourceUrl) -> bool:
-        """Whether it is meant for this URL."""
-        pieces = re.split(r"(\*\*|\*|\?)", self.url_pattern)
-        pattern = "".join(_WILDCARDS.get(piece, re.escape(piece)) for piece in pieces)
-        return re.fullmatch(pattern, url.origin + url.target, re.DOTALL) is not None
+        """Whether it is meant for this URL: an account for `s3://` alone, everything else for http and https alone."""
+        return (url.scheme == "s3") == (self.account is not None) and matches(self.url_pattern, url.origin + url.target)
 
 
 def find_credential(credentials: Iterable[UrlCredential], url: SourceUrl) -> UrlCredential | None:
     """The first one that is meant for a URL."""
     return next((credential for credential in credentials if credential.matches(url)), None)
+
+
+def matching_credential(credentials: Iterable[UrlCredential], value: str) -> UrlCredential | None:
+    """The first one that is meant for a text, if that is a URL."""
+    try:
+        return find_credential(credentials, parse_source_url(value))
+    except ValueError:
+        return None
+
+
+def account_of(credentials: Iterable[UrlCredential]) -> S3Account | None:
+    """The account among the credentials that were chosen for one `s3://` URL."""
+    return next((credential.account for credential in credentials if credential.account), None)
 
 
 def read_credentials(text: str) -> tuple[UrlCredential, ...]:
@@ -88,12 +122,11 @@ def parse_credentials(entries: object) -> tuple[UrlCredential, ...]:
 
 
 def _parse_entry(entry: dict[str, Any]) -> UrlCredential:
-    headers, query = _parse_auth(**entry["auth"])
     pattern = entry["url_pattern"]
-    sound = all(_is_sound(name, value) for name, value in headers)
-    if not isinstance(pattern, str) or not sound:
+    credential = _parse_auth(pattern, **entry["auth"])
+    if not isinstance(pattern, str) or not all(_is_sound(name, value) for name, value in credential.headers):
         raise ValueError
-    return UrlCredential(pattern, headers, query)
+    return credential
 
 
 def _is_sound(name: str, value: str) -> bool:
@@ -101,30 +134,38 @@ def _is_sound(name: str, value: str) -> bool:
     return clear is not None and name.lower() not in _OUR_HEADERS
 
 
-_Auth: TypeAlias = tuple[tuple[tuple[str, str], ...], str]
-
-
-def _parse_auth(*, type: str, **members: object) -> _Auth:  # noqa: A002  (the member's name)
+def _parse_auth(pattern: str, *, type: str, **members: object) -> UrlCredential:  # noqa: A002  (the member's name)
     if not all(isinstance(value, str) for value in members.values()):
         raise TypeError
-    return _AUTH[type](**members)
+    return _AUTH[type](pattern, **members)
 
 
-def _bearer(*, token: str) -> _Auth:
-    return (("Authorization", f"Bearer {token}"),), ""
-
-
-def _basic(*, username: str, password: str) -> _Auth:
+def basic(pattern: str, *, username: str, password: str) -> UrlCredential:
+    """The credential of a user name and a password."""
     pair = base64.b64encode(f"{username}:{password}".encode()).decode()
-    return (("Authorization", f"Basic {pair}"),), ""
+    return UrlCredential(pattern, (("Authorization", f"Basic {pair}"),))
 
 
-def _header(*, header_name: str, header_value: str) -> _Auth:
-    return ((header_name, header_value),), ""
+def _bearer(pattern: str, *, token: str) -> UrlCredential:
+    return UrlCredential(pattern, (("Authorization", f"Bearer {token}"),))
 
 
-def _query(*, query_param: str, query_value: str) -> _Auth:
-    return (), urlencode({query_param: query_value})
+def _header(pattern: str, *, header_name: str, header_value: str) -> UrlCredential:
+    return UrlCredential(pattern, ((header_name, header_value),))
 
 
-_AUTH: dict[str, Callable[..., _Auth]] = {"bearer": _bearer, "basic": _basic, "header": _header, "query": _query}
+def _query(pattern: str, *, query_param: str, query_value: str) -> UrlCredential:
+    return UrlCredential(pattern, query=urlencode({query_param: query_value}))
+
+
+def _s3(pattern: str, **members: str) -> UrlCredential:
+    return UrlCredential(pattern, account=S3Account(**members))
+
+
+_AUTH: dict[str, Callable[..., UrlCredential]] = {
+    "bearer": _bearer,
+    "basic": basic,
+    "header": _header,
+    "query": _query,
+    "s3": _s3,
+}

@@ -7,7 +7,7 @@ that a redelivery runs the job again; any other is final and is stored as the jo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -29,6 +29,15 @@ class ComfyfnError(Exception):
         super().__init__(message)
         self.message = message
         self.details: dict[str, Any] = dict(details or {})
+
+    def at(self, place: str, *, location: str) -> Self:
+        """The same error, which says first what could not be done, and in which member of the request.
+
+        Args:
+            place: What could not be done, for people, in comfyui-api's words.
+            location: The member, for programs, as comfyui-api has it: `prompt.10.inputs.image`.
+        """
+        return type(self)(f"{place}: {self.message}", details={**self.details, "location": location})
 
 
 class InvalidRequestError(ComfyfnError):
@@ -107,12 +116,14 @@ class ModelMissingError(JobFailedError):
     """A model that the workflow names is neither in the cache nor in storage."""
 
     code = "model_missing"
+    status = 400
 
 
 class ModelAmbiguousError(JobFailedError):
     """A model's name, given to a node that is not ComfyUI's own, fits several files in storage (`candidates`)."""
 
     code = "model_ambiguous"
+    status = 400
 
 
 class ModelTooLargeError(JobFailedError):
@@ -122,15 +133,24 @@ class ModelTooLargeError(JobFailedError):
 
 
 class InputMissingError(JobFailedError):
-    """An input file that the workflow names is not in storage."""
+    """An input file that the workflow names is nowhere."""
 
     code = "input_missing"
+    status = 400
+
+
+class InputUnavailableError(JobFailedError):
+    """An input file can't be had from the server that its URL names, however often it is asked."""
+
+    code = "input_unavailable"
+    status = 400
 
 
 class InputRefusedError(JobFailedError):
-    """An input, output or model name points outside the places that jobs may use."""
+    """An input, output or model names what jobs may not use, or an input file is larger than it may be."""
 
     code = "input_refused"
+    status = 400
 
 
 class NodeRefusedError(JobFailedError):

@@ -12,11 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import PydanticCustomError
 
 from function.errors import InvalidRequestError, TemplateMissingError
+from function.request_credentials import RequestCredentials, to_credentials
 from function.sources import parse_source_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pydantic_core import ErrorDetails
+
+    from function.credentials import UrlCredential
     from function.errors import ComfyfnError
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -80,6 +84,7 @@ class JobDocument(BaseModel):
         int | None, Field(ge=1, description="Time the job may take; default and upper limit: DEADLINE_SECONDS.")
     ] = None
     webhook: Annotated[Webhook | None, Field(description="Who is told of the job's end; nobody if absent.")] = None
+    credentials: RequestCredentials = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _check_source(self) -> JobDocument:
@@ -137,6 +142,7 @@ class Job:
         request_sha256: Digest of the request behind an Idempotency-Key; "" without one.
         created_at: When it was recorded, ISO 8601 in UTC; "" before that.
         preloads: Keys below MODELS_URL of models that must be there and that the graph does not name.
+        credentials: What requests to the URLs in the graph carry. They are never stored, shown or logged.
     """
 
     job_id: str
@@ -150,6 +156,7 @@ class Job:
     request_sha256: str = ""
     created_at: str = ""
     preloads: tuple[str, ...] = ()
+    credentials: tuple[UrlCredential, ...] = field(default=(), repr=False)
 
     @property
     def outlives_request(self) -> bool:
@@ -247,6 +254,7 @@ def parse_job_document(document: object, *, job_id: str, templates: Templates) -
         deadline_seconds=parsed.deadline_seconds,
         webhook_url=parse_webhook_url(parsed.webhook.url) if parsed.webhook else "",
         preloads=filled.preloads,
+        credentials=to_credentials(parsed.credentials),
     )
 
 
@@ -286,8 +294,16 @@ def validated(model: type[_Model], document: object) -> _Model:
 
 def _describe(error: ValidationError) -> str:
     problems = [
-        f"{'.'.join(str(part) for part in problem['loc']) or 'document'}: "
-        + ("unknown field" if problem["type"] == "extra_forbidden" else problem["msg"])
+        f"{'.'.join(str(part) for part in problem['loc']) or 'document'}: {_reason(problem)}"
         for problem in error.errors(include_url=False, include_input=False)
     ]
     return "; ".join(problems)
+
+
+def _reason(problem: ErrorDetails) -> str:
+    """What is wrong, in words that repeat no value."""
+    if problem["type"] == "extra_forbidden":
+        return "unknown field"
+    if problem["type"] == "union_tag_invalid":
+        return f"expected a type that is one of {problem['ctx']['expected_tags']}"
+    return problem["msg"]

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from function.errors import JobFailedError
-from function.inputs import staged_inputs
+from function.inputs.media import without_lists
+from function.inputs.staging import staged_inputs
 from function.job import Job, JobResult, failed_result
 from function.jobs.attempt import run_attempt
 from function.jobs.manifest import to_timestamp, utc_now
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
     from function.engine.catalogue import NodeCatalogue
     from function.engine.engine import Engine
     from function.gpu import NvmlReader
+    from function.inputs.sources import InputSources
     from function.jobs.records import JobRecords
     from function.models.background import BackgroundModels
     from function.models.cache import ModelCache
     from function.models.lookup import ModelLookup
+    from function.models.references import ModelRef
     from function.storage.objects import ObjectStore
     from function.telemetry import OnProgress, Progress
     from function.transfer.client import FetcherProcess
@@ -48,11 +51,10 @@ class Line:
     models: ModelCache
     fetcher: FetcherProcess
     background: BackgroundModels
-    uploads: ObjectStore
+    inputs: InputSources
     results: ObjectStore
     engine: Engine
     gpus: NvmlReader
-    input_dir: Path
     output_dir: Path
 
     def check(self, job: Job) -> None:
@@ -76,7 +78,7 @@ class Line:
         Raises:
             JobFailedError, StorageUnavailableError: As the job will itself when its turn comes.
         """
-        self.models.prefetch(self.lookup.references(parse_workflow(job.workflow), job.preloads))
+        self.models.prefetch(_references(parse_workflow(job.workflow), job, self))
 
     def stop(self) -> None:
         """End what goes on beside jobs."""
@@ -138,8 +140,12 @@ def run_job(job: Job, line: Line, turn: Turn, *, new: bool) -> JobResult:
 
 def _checked(job: Job, line: Line) -> Workflow:
     workflow = parse_workflow(job.workflow)
-    check_workflow(workflow, line.policy, line.catalogue.definitions)
+    check_workflow(without_lists(workflow), line.policy, line.catalogue.definitions)
     return workflow
+
+
+def _references(workflow: Workflow, job: Job, line: Line) -> tuple[ModelRef, ...]:
+    return line.lookup.references(workflow, job.preloads, credentials=job.credentials)
 
 
 def _attempt(job: Job, line: Line, turn: Turn, attempt: int, watch: Stopwatch) -> JobResult:
@@ -148,18 +154,18 @@ def _attempt(job: Job, line: Line, turn: Turn, attempt: int, watch: Stopwatch) -
         turn.on_progress(progress)
 
     workflow = _checked(job, line)
-    references = line.lookup.references(workflow, job.preloads)
+    references = _references(workflow, job, line)
     folder = OutputFolder(line.output_dir, job.job_id, view=line.engine.view)
     with line.models.ensure(references, deadline=turn.deadline, on_progress=on_preparation) as etags:
         watch.lap("models")
         with (
             staged_inputs(
                 stamp_loaders(localise_models(workflow, references), etags),
-                job_id=job.job_id,
-                input_dir=line.input_dir,
-                uploads=line.uploads,
-                results=line.results,
+                job,
+                line.inputs,
+                deadline=turn.deadline,
                 on_progress=on_preparation,
+                definitions=line.catalogue.definitions,
             ) as staged,
             folder.removed_at_the_end(),
             _collector(job, line, folder, attempt, turn.on_progress) as collector,

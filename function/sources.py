@@ -23,7 +23,11 @@ ALLOWED_FORM = (
     "a comma list of hosts (huggingface.co, *.hf.co) and URL prefixes (https://host/path, s3://bucket/prefix)"
 )
 
+ANY_PORT = -1
+"""The port of an entry that allows them all."""
+
 _ANY = "any"  # stands for the star while an entry is taken apart
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_]([a-z0-9_-]{0,62}))*")
 _UNCLEAR = re.compile(r"[\x00-\x1f\x7f\\]")
 _PATH_SAFE = "/%:@!$&'()*+,;=~-._"
@@ -69,6 +73,11 @@ class SourceUrl:
         """Last part of the path, decoded."""
         path = self.path if self.scheme == "s3" else unquote(self.path)
         return path.rpartition("/")[2]
+
+
+def is_url(value: str) -> bool:
+    """Whether a value is meant as a URL, of whatever scheme."""
+    return _SCHEME.match(value) is not None
 
 
 def parse_source_url(text: str) -> SourceUrl:
@@ -123,12 +132,12 @@ def _check_segments(path: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class AllowedUrls:
-    """One entry of MODEL_URL_ALLOW.
+    """One entry of MODEL_URL_ALLOW or INPUT_URL_ALLOW.
 
     Attributes:
         scheme: As in the URLs it allows, and so are the other parts.
         host: A name; `*.name` for every name below it; `*` for every host.
-        port: The port.
+        port: The port; ANY_PORT for every port.
         path: The path, or the folders that it begins with.
     """
 
@@ -139,7 +148,8 @@ class AllowedUrls:
 
     def allow(self, url: SourceUrl) -> bool:
         """Whether a URL is one of them."""
-        return (self.scheme, self.port) == (url.scheme, url.port) and self._has(url.host) and self._holds(url.path)
+        right = self.scheme == url.scheme and self.port in {ANY_PORT, url.port}
+        return right and self._has(url.host) and self._holds(url.path)
 
     def _has(self, host: str) -> bool:
         return self.host in {"*", host} or (self.host.startswith("*.") and host.endswith(self.host[1:]))
@@ -166,6 +176,10 @@ def parse_allowed(entry: str) -> AllowedUrls:
     return AllowedUrls(url.scheme, f"*{rest}" if wildcard else url.host, url.port, url.path)
 
 
+ANY_HTTP = tuple(AllowedUrls(scheme, "*", ANY_PORT, "/") for scheme in ("https", "http"))
+"""Every http and https URL."""
+
+
 def parse_allow_list(text: str) -> tuple[AllowedUrls, ...]:
     """Read MODEL_URL_ALLOW.
 
@@ -175,7 +189,16 @@ def parse_allow_list(text: str) -> tuple[AllowedUrls, ...]:
     return tuple(parse_allowed(entry.strip()) for entry in text.split(",") if entry.strip())
 
 
-def check_allowed(url: SourceUrl, allow: Iterable[AllowedUrls], *, what: str) -> None:
+def parse_input_allow_list(text: str) -> tuple[AllowedUrls, ...]:
+    """Read INPUT_URL_ALLOW: without an entry every http and https URL is allowed.
+
+    Raises:
+        ValueError: With what is allowed.
+    """
+    return parse_allow_list(text) or ANY_HTTP
+
+
+def check_allowed(url: SourceUrl, allow: Iterable[AllowedUrls], *, what: str, setting: str = "MODEL_URL_ALLOW") -> None:
     """Refuse a URL that no entry allows.
 
     Raises:
@@ -183,4 +206,4 @@ def check_allowed(url: SourceUrl, allow: Iterable[AllowedUrls], *, what: str) ->
     """
     if not any(entry.allow(url) for entry in allow):
         needed = url.origin.removeprefix("https://")
-        raise InputRefusedError(f"{what}: {url.origin} is not allowed; add {needed} to MODEL_URL_ALLOW")
+        raise InputRefusedError(f"{what}: {url.origin} is not allowed; add {needed} to {setting}")

@@ -22,6 +22,7 @@ OUTPUT_INPUT = "filename_prefix"
 
 NO_OUTPUT = "workflow: no output node; add one that saves, for example SaveImage"
 _URL_WITH_QUERY = re.compile(r"[a-z][a-z0-9+.-]*://[^\s?]+\?", re.IGNORECASE)
+_URL_WITH_LOGIN = re.compile(r"([a-z][a-z0-9+.-]*://)[^\s/?#]*@", re.IGNORECASE)
 _LINK_PARTS = 2
 _UI_KEYS = frozenset({"nodes", "links", "last_node_id"})
 
@@ -122,14 +123,15 @@ def confine_outputs(workflow: Workflow, job_id: str) -> Workflow:
     return replace_inputs(workflow, replacements)
 
 
-def without_url_queries(value: Any) -> Any:  # noqa: ANN401  (any JSON: it need not be a valid graph)
-    """A workflow as it may be stored: the query of a URL, which often is a token, is cut off."""
+def without_url_secrets(value: Any) -> Any:  # noqa: ANN401  (any JSON: it need not be a valid graph)
+    """A workflow as it may be stored: what often is a secret in a URL, its query, its user and password, is cut off."""
     if isinstance(value, dict):
-        return {name: without_url_queries(member) for name, member in value.items()}
+        return {name: without_url_secrets(member) for name, member in value.items()}
     if isinstance(value, list):
-        return [without_url_queries(item) for item in value]
-    if isinstance(value, str) and _URL_WITH_QUERY.match(value):
-        return f"{value.partition('?')[0]}?..."
+        return [without_url_secrets(item) for item in value]
+    if isinstance(value, str):
+        bare = f"{value.partition('?')[0]}?..." if _URL_WITH_QUERY.match(value) else value
+        return _URL_WITH_LOGIN.sub(r"\1...@", bare, count=1) if _URL_WITH_LOGIN.match(bare) else bare
     return value
 
 

@@ -18,7 +18,7 @@ from events import (
     Tick,
     parse_triggers,
 )
-from function.errors import ComfyfnError, InvalidRequestError, JobMissingError, RetryableError
+from function.errors import ComfyfnError, InvalidRequestError, JobFailedError, JobMissingError, RetryableError
 from function.http.responses import connection_of, read_body, to_response
 from function.job import JOB_ID, derived_job_id, parse_job_document
 from function.jobs.ended import to_ended_event
@@ -83,7 +83,15 @@ def _run(function: Function, trigger: Trigger, request: Request) -> JobResult | 
         raise
     if job and refusal:
         return function.jobs.refuse(job, refusal)
-    return function.handle(job, connection=connection_of(request)) if job else None
+    return _handle(function, job, request) if job else None
+
+
+def _handle(function: Function, job: Job, request: Request) -> JobResult:
+    """Run a job; one that can't even be recorded, because of the files in it, has failed."""
+    try:
+        return function.handle(job, connection=connection_of(request))
+    except JobFailedError as error:
+        return function.jobs.refuse(job, error)
 
 
 def _begin(function: Function, trigger: Trigger) -> None:
@@ -93,10 +101,17 @@ def _begin(function: Function, trigger: Trigger) -> None:
     elif isinstance(trigger, JobRequested | ObjectCreated):
         job, refusal = _job_of(function, trigger)
         if job:
-            job = replace(job, asynchronous=True)
-            function.jobs.submit(job, refusal=refusal)
+            _submit(function, replace(job, asynchronous=True), refusal)
     else:
         _upkeep(function, trigger)
+
+
+def _submit(function: Function, job: Job, refusal: ComfyfnError | None) -> None:
+    """Record a job; one whose input files can't be had is one that failed, because nobody would read an answer."""
+    try:
+        function.jobs.submit(job, refusal=refusal)
+    except JobFailedError as error:
+        function.jobs.submit(job, refusal=error)
 
 
 def _upkeep(function: Function, trigger: Trigger) -> None:

@@ -12,8 +12,7 @@ from function.errors import InvalidRequestError
 from function.http.responses import json_response, parse_json, read_body
 from function.job import validated
 from function.models.listing import list_models, model_folders, modern_folder
-from function.models.urls import is_url
-from function.sources import parse_source_url
+from function.sources import is_url, parse_source_url
 
 if TYPE_CHECKING:
     from flask import Request, Response
@@ -94,12 +93,13 @@ def _credentials(url: SourceUrl, auth: dict[str, Any] | None) -> tuple[UrlCreden
     """What came with the request, for this host alone: a redirect to another one does not get it."""
     if auth is None:
         return ()
-    if url.scheme == "s3":
-        raise InvalidRequestError("auth: credentials of s3:// URLs are boto3's (AWS_*)")
     try:
-        return parse_credentials([{"url_pattern": f"{url.origin}/**", "auth": auth}])
+        found = parse_credentials([{"url_pattern": f"{url.origin}/**", "auth": auth}])
     except ValueError:
         raise InvalidRequestError(
-            "auth: expected type bearer (token), basic (username, password), header (header_name, header_value) "
-            "or query (query_param, query_value)"
+            "auth: expected type bearer (token), basic (username, password), header (header_name, header_value), "
+            "query (query_param, query_value) or s3 (access_key_id, secret_access_key)"
         ) from None
+    if not found[0].matches(url):
+        raise InvalidRequestError("auth: type s3 is for s3:// URLs, and for no others")
+    return found

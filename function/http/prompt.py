@@ -13,6 +13,7 @@ from function.http.streamed import DocumentWithFiles
 from function.http.submitting import accepted, identify, read_job
 from function.job import validated
 from function.outputs.stored import with_data
+from function.request_credentials import RequestCredentials, to_credentials
 
 if TYPE_CHECKING:
     from flask import Request, Response
@@ -28,6 +29,7 @@ class PromptRequest(BaseModel):
 
     prompt: dict[str, Any] = Field(description="The workflow in ComfyUI's API format.")
     id: Annotated[str, Field(max_length=256, description="The caller's own name for the job.")] = ""
+    credentials: RequestCredentials = Field(default_factory=list)
 
 
 def run(function: Function, request: Request) -> Response:
@@ -40,7 +42,9 @@ def run(function: Function, request: Request) -> Response:
         wanted = validated(PromptRequest, parse_json(body))
         identity = identify(request, body)
         del body
-        return answer(function, request, read_job(request, identity, wanted.prompt, label=wanted.id))
+        credentials = to_credentials(wanted.credentials)
+        job = read_job(request, identity, wanted.prompt, label=wanted.id, credentials=credentials)
+        return answer(function, request, job)
 
 
 def answer(function: Function, request: Request, job: Job, **members: Any) -> Response:  # noqa: ANN401  (JSON is any value)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from flask import Request, Response
 
+    from function.credentials import UrlCredential
+
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -43,7 +45,13 @@ def wants_no_wait(request: Request) -> bool:
 
 
 def read_job(
-    request: Request, identity: tuple[str, str], workflow: dict[str, Any], *, label: str, preloads: tuple[str, ...] = ()
+    request: Request,
+    identity: tuple[str, str],
+    workflow: dict[str, Any],
+    *,
+    label: str,
+    preloads: tuple[str, ...] = (),
+    credentials: tuple[UrlCredential, ...] = (),
 ) -> Job:
     """The job of a sender who gets the files in the answer, or at once a 202 if that is preferred.
 
@@ -55,6 +63,7 @@ def read_job(
         workflow: The graph.
         label: The sender's own name for it.
         preloads: As `Job.preloads`.
+        credentials: As `Job.credentials`.
     """
     job_id, digest = identity
     asynchronous = wants_no_wait(request)
@@ -67,6 +76,7 @@ def read_job(
         asynchronous=asynchronous,
         request_sha256=digest,
         preloads=preloads,
+        credentials=credentials,
     )
 
 

@@ -15,6 +15,7 @@ from function.http.prompt import answer
 from function.http.responses import json_response, parse_json, read_body
 from function.http.submitting import identify, read_job
 from function.job import validated
+from function.request_credentials import RequestCredentials, to_credentials
 from function.templates.template import to_json_schema
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class WorkflowRequest(BaseModel):
 
     id: Annotated[str, Field(max_length=256, description="The caller's own name for the job.")] = ""
     input: dict[str, Any] = Field(default_factory=dict, description="The parameters, by name.")
+    credentials: RequestCredentials = Field(default_factory=list)
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -75,5 +77,12 @@ def run(function: Function, request: Request, name: str) -> Response:
         identity = identify(request, body)
         del body
         filled = function.templates.fill(name, wanted.parameters, job_id=identity[0])
-        job = read_job(request, identity, filled.workflow, label=wanted.id, preloads=filled.preloads)
+        job = read_job(
+            request,
+            identity,
+            filled.workflow,
+            label=wanted.id,
+            preloads=filled.preloads,
+            credentials=to_credentials(wanted.credentials),
+        )
         return answer(function, request, job, input=filled.parameters)

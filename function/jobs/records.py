@@ -30,7 +30,7 @@ from function.jobs.manifest import (
 from function.jobs.state import FAILED, RETURNED, JobState, parse_state
 from function.storage.objects import ObjectMissingError
 from function.telemetry import Progress
-from function.workflow import without_url_queries
+from function.workflow import without_url_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,7 +81,9 @@ class JobRecords:
             InvalidRequestError: The record is larger than can be kept.
         """
         created_at = to_timestamp(self._clock())
-        record = to_json(asdict(replace(job, workflow=without_url_queries(job.workflow), created_at=created_at)))
+        kept = asdict(replace(job, workflow=without_url_secrets(job.workflow), created_at=created_at))
+        del kept["credentials"]  # they are for one request
+        record = to_json(kept)
         if len(record) > MAX_MANIFEST_BYTES:
             raise InvalidRequestError(f"workflow: larger than {MAX_MANIFEST_BYTES} bytes without the files in it")
         new = self._store.create(_job_key(job.job_id), record)

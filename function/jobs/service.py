@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from function.credentials import matching_credential
 from function.errors import InvalidRequestError, JobMissingError, NotHereError, StorageUnavailableError
-from function.inputs import copy_own_inputs, store_inline_inputs
 from function.job import random_job_id
-from function.workflow import without_url_queries
+from function.workflow import literal_inputs, parse_workflow, without_url_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
     from function.errors import ComfyfnError
+    from function.inputs.recording import OwnInputs
     from function.job import Job, JobResult
     from function.jobs.dispatch import Dispatcher
     from function.jobs.records import JobRecords
@@ -63,7 +64,7 @@ class Jobs:
 
     Args:
         records: Their records.
-        results: Where RESULTS_URL points; files that come inside a workflow are stored there.
+        own_inputs: Makes files that come inside a workflow, and those of other people's servers, objects of the job.
         dispatcher: Sends asynchronous jobs to who runs them; None: there is nobody to send them to.
         sweep: Looks after open jobs; None exactly where there is no dispatcher.
         on_ended: Called with the id of a job that was seen through.
@@ -73,7 +74,7 @@ class Jobs:
     def __init__(
         self,
         records: JobRecords,
-        results: ObjectStore,
+        own_inputs: OwnInputs,
         *,
         dispatcher: Dispatcher | None,
         sweep: Sweep | None,
@@ -81,11 +82,16 @@ class Jobs:
         on_stop: Callable[[], None],
     ) -> None:
         self.records = records
-        self.results = results
+        self.own_inputs = own_inputs
         self._on_ended = on_ended
         self._on_stop = on_stop
         self._dispatcher = dispatcher
         self._sweep = sweep
+
+    @property
+    def results(self) -> ObjectStore:
+        """RESULTS_URL."""
+        return self.own_inputs.sources.results
 
     def start(self, *, sweeping: bool) -> None:
         """Begin to see asynchronous jobs through.
@@ -109,7 +115,8 @@ class Jobs:
     def submit(self, job: Job, *, refusal: ComfyfnError | None = None) -> bool:
         """Record a job, and send an asynchronous one on its way; say whether it is new.
 
-        Files inside its workflow go to storage first, so that any pod can run the job from its record.
+        Files inside its workflow go to storage first, and of a job that outlives its request also those of other
+        people's servers, so that any pod can run it from its record; it needs no credentials then.
 
         Args:
             job: The job.
@@ -119,10 +126,11 @@ class Jobs:
             InvalidRequestError: It outlives its request, and needs what its record may not hold.
             NotHereError: It outlives its request, and there is nobody to send it to.
             IdempotencyConflictError: Its id belongs to another request.
+            JobFailedError: An input file can't be had; naming node and input.
         """
         if job.outlives_request:
-            self._refuse_unrunnable(job)
-        workflow = store_inline_inputs(job.workflow, job.job_id, self.results)
+            self._refuse_unsendable()
+        workflow = self.own_inputs.without(job) if refusal else self._recordable(job)
         not_before = self._dispatcher.answer_by() if self._dispatcher and not job.asynchronous else ""
         new = self.records.submit(replace(job, workflow=workflow), not_before=not_before)
         if refusal:
@@ -133,7 +141,7 @@ class Jobs:
 
     def refuse(self, job: Job, error: ComfyfnError) -> JobResult:
         """Record a job that can't be run; its result, which is another one if it had one already."""
-        self.submit(job)
+        self.submit(job, refusal=error)
         return self.records.fail(job.job_id, error)
 
     def repeat(self, job_id: str) -> str:
@@ -145,7 +153,7 @@ class Jobs:
         """
         job = self.records.load(job_id)
         again = replace(job, job_id=random_job_id(), stored=True, asynchronous=True, request_sha256="", created_at="")
-        self.submit(replace(again, workflow=copy_own_inputs(job.workflow, job_id, again.job_id, self.results)))
+        self.submit(replace(again, workflow=self.own_inputs.copy(job.workflow, job_id, again.job_id)))
         return again.job_id
 
     def resume(self, job_id: str) -> None:
@@ -155,18 +163,25 @@ class Jobs:
             JobMissingError: There is no such job.
             NotHereError: There is nobody to send it to.
         """
-        self._refuse_unrunnable(self.records.load(job_id))
+        self._refuse_unsendable()
+        _refuse_secrets(self.records.load(job_id).workflow)
         if self._dispatcher:
             self._dispatcher.dispatch(job_id)
 
-    def _refuse_unrunnable(self, job: Job) -> None:
+    def _refuse_unsendable(self) -> None:
         if self._dispatcher is None:
             raise NotHereError("asynchronous jobs and webhooks need somebody to send jobs to: set DISPATCH_URL")
-        if without_url_queries(job.workflow) != job.workflow:
-            raise InvalidRequestError(
-                "workflow: a job that is asynchronous or has a webhook is run from storage, and the query of a URL may "
-                "be a secret: leave it out, or put the host's credentials into MODEL_URL_CREDENTIALS"
-            )
+
+    def _recordable(self, job: Job) -> Any:  # noqa: ANN401  (perhaps no graph)
+        """The workflow as a record can hold it; what can't be recorded is refused before files are fetched."""
+        if not job.outlives_request:
+            return self.own_inputs.store(job, remote=False)
+        workflow = self.own_inputs.without(job)
+        _refuse_models_with_credentials(workflow, job)
+        _refuse_secrets(workflow)
+        if workflow != job.workflow and self.records.state(job.job_id).created_at:
+            return workflow  # it was recorded before, with its files
+        return self.own_inputs.store(job, remote=True)
 
     def ended(self, job_id: str) -> None:
         """A job has ended, as an event says: see it off."""
@@ -231,3 +246,25 @@ class Jobs:
             return self.status(job_id, near=near)
         except JobMissingError:  # it expires just now
             return None
+
+
+def _refuse_secrets(workflow: Any) -> None:  # noqa: ANN401  (perhaps no graph)
+    if without_url_secrets(workflow) != workflow:
+        raise InvalidRequestError(
+            "workflow: a job that is asynchronous or has a webhook is run from storage, and the query of a URL may be"
+            " a secret, as may a user name in it: leave them out, or put the host's credentials into"
+            " MODEL_URL_CREDENTIALS"
+        )
+
+
+def _refuse_models_with_credentials(workflow: Any, job: Job) -> None:  # noqa: ANN401  (perhaps no graph)
+    """Whoever runs the job from its record would not have them."""
+    if not job.credentials:
+        return
+    for node_id, _, name, value in literal_inputs(parse_workflow(workflow)):
+        if matching_credential(job.credentials, value):
+            error = InvalidRequestError(
+                f"input {name}: a job that is asynchronous or has a webhook is run from storage, where the request's "
+                "credentials are not kept: put them into MODEL_URL_CREDENTIALS, or bring the model by POST /download"
+            )
+            raise error.at(f"Failed to process model for node {node_id}", location=f"prompt.{node_id}.inputs")

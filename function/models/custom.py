@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from function.errors import ModelAmbiguousError
-from function.models.references import ALL_SUFFIXES, LOADER_CLASSES, ModelRef, check_reference
-from function.models.urls import is_url
+from function.models.references import ALL_SUFFIXES, LOADER_CLASSES, ModelRef, check_reference, model_errors
+from function.sources import is_url
 from function.workflow import OUTPUT_INPUT, literal_inputs
 
 if TYPE_CHECKING:
@@ -37,16 +37,22 @@ def custom_references(workflow: Workflow, keys: Sequence[str], *, allow_pickle: 
         ModelAmbiguousError: Several objects fit; they are listed.
         InputRefusedError: As for `model_references`.
     """
-    found = [_find(node_id, name, value, keys) for node_id, name, value in _custom_names(workflow)]
-    references = tuple(reference for reference in found if reference)
-    for reference in references:
-        check_reference(reference, allow_pickle=allow_pickle)
-    return references
+    return tuple(_references(workflow, keys, allow_pickle=allow_pickle))
+
+
+def _references(workflow: Workflow, keys: Sequence[str], *, allow_pickle: bool) -> Iterator[ModelRef]:
+    for node_id, name, value in _custom_names(workflow):
+        with model_errors(node_id):
+            reference = _find(node_id, name, value, keys)
+            if reference:
+                check_reference(reference, allow_pickle=allow_pickle)
+        if reference:
+            yield reference
 
 
 def _custom_names(workflow: Workflow) -> Iterator[tuple[str, str, str]]:
     for node_id, class_type, name, value in literal_inputs(workflow):
-        looks_like_one = value.lower().endswith(ALL_SUFFIXES) and len(value) <= _MAX_NAME_CHARACTERS
+        looks_like_one = len(value) <= _MAX_NAME_CHARACTERS and value.lower().endswith(ALL_SUFFIXES)
         if looks_like_one and class_type not in LOADER_CLASSES and name != OUTPUT_INPUT and not is_url(value):
             yield node_id, name, value
 

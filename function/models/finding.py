@@ -11,14 +11,15 @@ from function.errors import InputRefusedError, ModelMissingError, StorageUnavail
 from function.models.books import read_books
 from function.models.ledger import Place, Wanted
 from function.models.records import Record
-from function.models.references import LEGACY_FOLDERS
-from function.storage.objects import ObjectMissingError
+from function.models.references import LEGACY_FOLDERS, model_errors
+from function.storage.objects import ObjectMissingError, TransientStorageError
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Future
 
+    from function.errors import ComfyfnError
     from function.models.directory import ModelDirectory
     from function.models.references import ModelRef
     from function.storage.objects import ObjectInfo
@@ -60,7 +61,7 @@ class Finder:
 
     def is_current(self, record: Record, ref: ModelRef) -> bool:
         """Whether a file in place is what the reference means, without asking storage; False if that is due."""
-        if record.source != self._place(ref).object_url:
+        if record.private or record.source != self._place(ref).object_url:
             return False
         if self._revalidate_seconds is None:
             return True
@@ -79,7 +80,8 @@ class Finder:
         found = self._find_foreign(by_key) if self._directory.read_only else self._find_anywhere(by_key)
         missing = [ref for key, ref in by_key.items() if found[key] is None and not ref.optional]
         if missing:
-            raise self._missing(missing)
+            with model_errors(missing[0].node_id):
+                raise self._missing(missing)
         return {key: item for key in by_key if (item := found[key]) is not None}
 
     def _find_foreign(self, by_key: Mapping[str, ModelRef]) -> dict[str, Found | None]:
@@ -124,7 +126,12 @@ class Finder:
         key = ref.key
         try:
             info = answer.result()
-        except (ObjectMissingError, StorageUnavailableError) as error:
+        except (ObjectMissingError, StorageUnavailableError, InputRefusedError) as error:
+            if refusal := _refusal(ref, place, known, error):
+                with model_errors(ref.node_id):
+                    raise refusal from error
+            if isinstance(error, InputRefusedError):
+                raise
             if known and known.source == place.object_url:
                 _log.warning("model %s: the cached file is used; storage: %s", key, error)
                 return Wanted(known, None)
@@ -133,7 +140,7 @@ class Finder:
             if isinstance(error, ObjectMissingError):
                 return None
             raise
-        record = Record(key, info.etag, info.size_bytes, place.object_url)
+        record = Record(key, info.etag, info.size_bytes, place.object_url, private=ref.private)
         self._current[key] = (record, self._clock())
         return Wanted(record, place)
 
@@ -150,6 +157,21 @@ class Finder:
             for ref in refs
         ]
         return ModelMissingError("; ".join(lines), details={"missing_models": details})
+
+
+def _refusal(ref: ModelRef, place: Place, known: Record | None, error: Exception) -> ComfyfnError | None:
+    """What an error means for a file that somebody's credentials are needed for; None for any other file.
+
+    A private file is for those whose credentials its source takes now. While that does not answer, it is for nobody,
+    and who brings credentials may try again. Credentials that came with a request don't get better by that.
+    """
+    again = error if isinstance(error, TransientStorageError) and ref.private else None
+    if known and known.private:
+        line = f"{ref.named_by}: Authentication required to access cached file for URL: {place.object_url}"
+        return again or InputRefusedError(line)
+    if ref.private and isinstance(error, StorageUnavailableError):
+        return again or InputRefusedError(f"{ref.named_by}: {error.message}")
+    return None
 
 
 def file_of(ref: ModelRef, directory: ModelDirectory) -> os.stat_result | None:

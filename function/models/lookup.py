@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from function.credentials import account_of, matching_credential
 from function.errors import StorageUnavailableError
 from function.models.custom import custom_references, names_custom_models
 from function.models.references import ModelRef, check_reference, model_references
@@ -60,15 +61,23 @@ class ModelLookup:
         self._listed: tuple[float, list[str]] | None = None
         self._origins: dict[str, Origin] = {}
 
-    def references(self, workflow: Workflow, keys: Iterable[str] = ()) -> tuple[ModelRef, ...]:
+    def references(
+        self, workflow: Workflow, keys: Iterable[str] = (), *, credentials: tuple[UrlCredential, ...] = ()
+    ) -> tuple[ModelRef, ...]:
         """Every model file that the workflow names, and these below MODELS_URL.
+
+        Args:
+            workflow: A parsed graph.
+            keys: Models that it does not name.
+            credentials: What its sender brought for URLs in it.
 
         Raises:
             InputRefusedError: A name, a file format or a URL that is not allowed.
             ModelAmbiguousError: A name that fits several objects.
             StorageUnavailableError: The store had to be listed and never answered.
         """
-        found = model_references(workflow, allow_pickle=self._allow_pickle, allow=self._allow)
+        named = model_references(workflow, allow_pickle=self._allow_pickle, allow=self._allow)
+        found = tuple(self._with_credentials(reference, credentials, private=True) for reference in named)
         found += tuple(self.named(*key.split("/", 1)) for key in keys)
         if not names_custom_models(workflow):
             return found
@@ -82,12 +91,28 @@ class ModelLookup:
         Raises:
             InputRefusedError: A name, a file format or a URL that is not allowed.
         """
-        reference = ModelRef(folder, filename, "", "", source_url, credentials)
+        reference = ModelRef(folder, filename, "", "", source_url)
         check_relative(reference.key, what=reference.named_by)
         check_reference(reference, allow_pickle=self._allow_pickle)
         if source_url is not None:
             allowed_url(source_url, self._allow, what=reference.named_by)
-        return reference
+        return self._with_credentials(reference, credentials, private=False)
+
+    def _with_credentials(
+        self, reference: ModelRef, credentials: tuple[UrlCredential, ...], *, private: bool
+    ) -> ModelRef:
+        """The reference with what requests for its URL carry beside the settings' own, or with the account of a bucket.
+
+        Where one of the credentials is meant for a URL, the others may be meant for what it redirects to.
+        """
+        url = reference.source_url or ""
+        given = matching_credential(credentials, url)
+        found = given or matching_credential(self._rules.credentials, url)
+        if found and found.account:
+            return replace(reference, credentials=(found,), private=private and given is not None)
+        if given is None:
+            return reference
+        return replace(reference, credentials=credentials, private=private)
 
     def origin_of(self, reference: ModelRef) -> tuple[Origin, str]:
         """Where a model comes from, and its key there, which may hold a secret (see `Origin`)."""
@@ -97,7 +122,7 @@ class ModelLookup:
         target = url.target.removeprefix("/")
         if reference.credentials:
             rules = replace(self._rules, credentials=reference.credentials + self._rules.credentials)
-            return open_origin(url.origin, rules=rules), target
+            return open_origin(url.origin, rules=rules, account=account_of(reference.credentials)), target
         with self._lock:
             if url.origin not in self._origins:
                 self._origins[url.origin] = open_origin(url.origin, rules=self._rules)

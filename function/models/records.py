@@ -25,6 +25,7 @@ class Record:
             synced to disk, so after a crash of the machine the disk may lack some of their bytes. Machines that share
             a directory each add their own.
         pinned: Kept by the operator: never evicted to make room.
+        private: Whether it came with credentials of a workflow's sender: only who can read the source may use it.
     """
 
     key: str
@@ -34,6 +35,7 @@ class Record:
     crc64nvme: str = ""
     boot_ids: tuple[str, ...] = ()
     pinned: bool = False
+    private: bool = False
 
     @property
     def filename(self) -> str:
@@ -99,10 +101,11 @@ def parse_record(data: bytes, *, name: str) -> Record:
 
 def _has_right_types(record: Record) -> bool:
     texts: tuple[object, ...] = (record.key, record.etag, record.source, record.crc64nvme, *record.boot_ids)
+    flags: tuple[object, ...] = (record.pinned, record.private)
     size_bytes: object = record.size_bytes
     return (
         all(isinstance(text, str) for text in texts)
         and type(size_bytes) is int
         and size_bytes >= 0
-        and isinstance(record.pinned, bool)
+        and all(isinstance(flag, bool) for flag in flags)
     )

@@ -7,12 +7,15 @@ a directory of unknown files; it works with what lies in the model directory.
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from function.errors import InputRefusedError
-from function.models.urls import allowed_url, folder_of, is_url, local_name
+from function.errors import InputRefusedError, JobFailedError
+from function.inputs.media import is_media
+from function.models.urls import allowed_url, folder_of, local_name
+from function.sources import is_url
 from function.workflow import OUTPUT_INPUT, check_relative, literal_inputs, replace_inputs
 
 if TYPE_CHECKING:
@@ -109,6 +112,7 @@ class ModelRef:
         source_url: The `s3://` or `https://` URL that the input gave in place of a name, else None. It may hold a
             secret in its query: never show it, and never store it.
         credentials: What requests for that URL carry, where it came with them, before what the settings say.
+        private: Whether the file is only for those who bring such credentials: those of a workflow's sender.
     """
 
     folder: str
@@ -117,6 +121,7 @@ class ModelRef:
     input_name: str
     source_url: str | None = field(default=None, repr=False)
     credentials: tuple[UrlCredential, ...] = field(default=(), repr=False)
+    private: bool = False
 
     @property
     def key(self) -> str:
@@ -154,9 +159,22 @@ def model_references(
     """
     references = tuple(_references(workflow, tuple(allow)))
     for reference in references:
-        check_reference(reference, allow_pickle=allow_pickle)
+        with model_errors(reference.node_id):
+            check_reference(reference, allow_pickle=allow_pickle)
     _check_sources(references)
     return references
+
+
+@contextmanager
+def model_errors(node_id: str) -> Iterator[None]:
+    """Put errors about a node's model into comfyui-api's words; of a model that no node names they stay."""
+    try:
+        yield
+    except JobFailedError as error:
+        if not node_id:
+            raise
+        error.message = error.message.removeprefix(f"node {node_id}, ")
+        raise error.at(f"Failed to process model for node {node_id}", location=f"prompt.{node_id}.inputs") from error
 
 
 def localise_models(workflow: Workflow, references: Iterable[ModelRef]) -> Workflow:
@@ -197,21 +215,22 @@ def stamp_loaders(workflow: Workflow, etags: Mapping[ModelRef, str]) -> Workflow
 def _references(workflow: Workflow, allow: tuple[AllowedUrls, ...]) -> Iterator[ModelRef]:
     for node_id, class_type, name, value in literal_inputs(workflow):
         folder = LOADER_INPUTS.get((class_type, name))
-        if folder and is_url(value):
-            yield _url_reference(node_id, name, value, folder, allow)
+        if (folder and is_url(value)) or _is_custom_url(class_type, name, value):
+            with model_errors(node_id):
+                reference = _url_reference(node_id, name, value, folder, allow)
+            yield reference
         elif folder and value not in _NO_FILE:
             files = _vae_files(value) if class_type == "VAELoader" else [(folder, value)]
             yield from (ModelRef(*file, node_id, name) for file in files)
-        elif _is_custom_url(class_type, name, value):
-            yield _url_reference(node_id, name, value, None, allow)
-        elif not folder:
+        elif not folder and not is_media(class_type, name):  # which may be a file of many megabytes
             embeddings = _EMBEDDING.findall(value)
             yield from (ModelRef("embeddings", _with_suffix(found), node_id, name) for found in embeddings)
 
 
 def _is_custom_url(class_type: str, name: str, value: str) -> bool:
-    is_file = value.partition("?")[0].lower().endswith(ALL_SUFFIXES) and len(value.split()) == 1
-    return is_file and is_url(value) and class_type not in LOADER_CLASSES and name != OUTPUT_INPUT
+    if class_type in LOADER_CLASSES or name == OUTPUT_INPUT or is_media(class_type, name) or not is_url(value):
+        return False
+    return value.partition("?")[0].lower().endswith(ALL_SUFFIXES) and len(value.split()) == 1
 
 
 def _url_reference(node_id: str, name: str, value: str, folder: str | None, allow: tuple[AllowedUrls, ...]) -> ModelRef:

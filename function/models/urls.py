@@ -18,15 +18,9 @@ if TYPE_CHECKING:
 
     from function.sources import AllowedUrls, SourceUrl
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _UNSAFE = re.compile(r"[^\w.+()-]")
 _DIGEST_CHARACTERS = 16  # 64 bits: nobody finds a second URL with the name of a given one
 _MAX_BASENAME_BYTES = 200
-
-
-def is_url(value: str) -> bool:
-    """Whether a value is meant as a URL, of whatever scheme."""
-    return _URL.match(value) is not None
 
 
 def allowed_url(value: str, allow: Iterable[AllowedUrls], *, what: str) -> SourceUrl:

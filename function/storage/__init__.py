@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING
 from function.errors import SettingsError
 
 if TYPE_CHECKING:
+    from function.credentials import S3Account
     from function.storage.objects import ObjectStore
 
 
-def open_store(url: str, *, stall_seconds: float = 30, attempts: int = 3) -> ObjectStore:
+def open_store(
+    url: str, *, account: S3Account | None = None, stall_seconds: float = 30, attempts: int = 3
+) -> ObjectStore:
     """The store of `s3://bucket/prefix` or `file:///dir`; nothing is read, connected or made yet.
 
     Args:
         url: One of the two.
+        account: Whose the bucket is; None: whose the environment says.
         stall_seconds: After how long without a byte a connection counts as broken.
         attempts: How often a request is sent that gets no answer, or a server's error.
 
@@ -31,8 +35,20 @@ def open_store(url: str, *, stall_seconds: float = 30, attempts: int = 3) -> Obj
     if scheme == "s3":
         from function.storage.s3 import S3Store, make_client  # noqa: PLC0415  (boto3 is slow to import; not everyone needs it)
 
-        return S3Store(url, make_client=partial(make_client, stall_seconds=stall_seconds, attempts=attempts))
+        make = partial(make_client, stall_seconds=stall_seconds, attempts=attempts)
+        return S3Store(url, make_client=partial(make, **_arguments(account)) if account else make)
     raise SettingsError(f"{url!r}: expected s3://bucket/prefix or file:///directory")
+
+
+def _arguments(account: S3Account) -> dict[str, str | None]:
+    """An account as `make_client` takes it."""
+    return {
+        "endpoint_url": account.endpoint or None,
+        "access_key_id": account.access_key_id,
+        "secret_access_key": account.secret_access_key,
+        "session_token": account.session_token or None,
+        "region": account.region or None,
+    }
 
 
 def probe_create(store: ObjectStore) -> None:

@@ -118,27 +118,57 @@ def read_range(answer: HttpAnswer, shown: str, start: int, length: int, *, etag:
     return _Stream(answer, shown, length)
 
 
+class _WholeStream:
+    """The body of an answer to its end, whose length need not be known."""
+
+    def __init__(self, answer: HttpAnswer, shown: str) -> None:
+        self._answer = answer
+        self._shown = shown
+        self._done_bytes = 0
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill the buffer from the socket; at the end, make sure that it is one."""
+        try:
+            count = self._answer.readinto(buffer)
+        except (OSError, HTTPException) as error:
+            raise TransientStorageError(f"{self._shown}: the answer broke off ({type(error).__name__})") from error
+        self._done_bytes += count
+        if not count and self._answer.size_bytes not in {None, self._done_bytes}:
+            raise TransientStorageError(f"{self._shown}: the answer broke off")
+        return count
+
+
+def stream_whole(answer: HttpAnswer, shown: str) -> _WholeStream:
+    """The body of an answer that is a whole file.
+
+    Raises:
+        As `HttpsOrigin.open_whole`.
+    """
+    _check_status(answer, shown)
+    if answer.span is not None:
+        raise InputRefusedError(f"{shown}: the server sends a part of the file that nobody asked for")
+    return _WholeStream(answer, shown)
+
+
 def read_whole(answer: HttpAnswer, shown: str, *, max_bytes: int) -> bytes:
     """The body of an answer that is a whole small file.
 
     Raises:
         As `HttpsOrigin.get`.
     """
-    _check_status(answer, shown)
-    stream, content = _Stream(answer, shown, max_bytes + 1), bytearray()
+    stream, content = stream_whole(answer, shown), bytearray()
     buffer = memoryview(bytearray(_BUFFER_BYTES))
     while count := stream.readinto(buffer):
         content += buffer[:count]
-    if len(content) > max_bytes:
-        raise StorageUnavailableError(f"{shown}: larger than {max_bytes} bytes")
-    if answer.size_bytes not in {None, len(content)}:
-        raise TransientStorageError(f"{shown}: the answer broke off")
+        if len(content) > max_bytes:
+            raise StorageUnavailableError(f"{shown}: larger than {max_bytes} bytes")
     return bytes(content)
 
 
+_CREDENTIALS = "check the request's credentials for this URL, or MODEL_URL_CREDENTIALS"
 _ERRORS: dict[int, tuple[type[Exception], str]] = {
-    401: (InputRefusedError, "the server refuses us (401); check MODEL_URL_CREDENTIALS"),
-    403: (InputRefusedError, "the server refuses us (403); check MODEL_URL_CREDENTIALS"),
+    401: (InputRefusedError, f"the server refuses us (401); {_CREDENTIALS}"),
+    403: (InputRefusedError, f"the server refuses us (403); {_CREDENTIALS}"),
     404: (ObjectMissingError, "there is no such file"),
     408: (TransientStorageError, "the server answered 408"),
     410: (ObjectMissingError, "there is no such file any more"),

@@ -1,7 +1,8 @@
-"""`https://host`: single files of other people's servers, read by ranges, guarded.
+"""`https://host`: single files of other people's servers, read by ranges or whole, guarded.
 
-Every request, redirects included, goes to a URL that MODEL_URL_ALLOW names and to an address that was checked after
-the name was resolved (`connecting`).
+Every request, redirects included, goes to a URL that a setting allows and to an address that was checked after the
+name was resolved (`connecting`). Credentials are sent by https alone, unless addresses of private networks are allowed:
+where they are, http is often all there is.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from function.credentials import find_credential
 from function.errors import InputRefusedError
 from function.sources import check_allowed, parse_source_url
 from function.storage.connecting import ConnectionRules, Connector
-from function.storage.http_answers import HttpAnswer, info_of, read_range, read_whole
+from function.storage.http_answers import HttpAnswer, info_of, read_range, read_whole, stream_whole
 from function.storage.objects import ObjectMissingError, TransientStorageError
 
 if TYPE_CHECKING:
@@ -40,10 +41,12 @@ class FetchRules(ConnectionRules):
 
     Attributes:
         allow: The URLs, those of redirects too.
+        setting: Where they are named, for messages.
         credentials: What requests to some of them carry.
     """
 
     allow: tuple[AllowedUrls, ...] = ()
+    setting: str = "MODEL_URL_ALLOW"
     credentials: tuple[UrlCredential, ...] = field(default=(), repr=False)
 
 
@@ -115,6 +118,18 @@ class HttpsOrigin:
         with closing(self._land(key, "GET", headers)) as answer:
             yield read_range(answer, self.object_url(key), start, length, etag=etag)
 
+    @contextmanager
+    def open_whole(self, key: str) -> Iterator[RangeStream]:
+        """A stream of one file, as it is at this moment, whether or not the server says how long it is.
+
+        Raises:
+            ObjectMissingError: There is none.
+            InputRefusedError: As for `head`, but for length and identity.
+            StorageUnavailableError: As for `head`; the stream's TransientStorageError too where it breaks off.
+        """
+        with closing(self._land(key, "GET")) as answer:
+            yield stream_whole(answer, self.object_url(key))
+
     def get(self, key: str, *, max_bytes: int) -> bytes:
         """Read one small file whole, as it is at this moment, whether or not the server says what identifies it.
 
@@ -146,8 +161,10 @@ class HttpsOrigin:
 
     def _follow(self, hop: _Hop, shown: str, method: str, headers: Mapping[str, str]) -> tuple[HttpAnswer, _Hop]:
         for _ in range(MAX_REDIRECTS + 1):
-            check_allowed(hop.url, self._rules.allow, what=shown)
+            check_allowed(hop.url, self._rules.allow, what=shown, setting=self._rules.setting)
             credential = hop.credential(self._rules)
+            if credential and hop.url.scheme == "http" and not self._rules.allow_private:
+                raise InputRefusedError(f"{shown}: credentials are sent by https only, or with ALLOW_PRIVATE_NETWORKS")
             answer = self._ask(hop.url, method, headers, credential)
             if answer.status not in _REDIRECTS:
                 return answer, hop

@@ -297,19 +297,27 @@ def is_key(text: str) -> bool:
 
 
 _MEDIA_TYPES = {
+    "3gp": "video/3gpp",
+    "avi": "video/x-msvideo",
     "avif": "image/avif",
     "bmp": "image/bmp",
     "flac": "audio/flac",
+    "flv": "video/x-flv",
     "gif": "image/gif",
+    "heic": "image/heic",
+    "ico": "image/x-icon",
     "glb": "model/gltf-binary",
     "html": "text/html",
     "jpeg": "image/jpeg",
     "jpg": "image/jpeg",
     "json": "application/json",
+    "m4a": "audio/mp4",
+    "m4v": "video/x-m4v",
     "mkv": "video/x-matroska",
     "mov": "video/quicktime",
     "mp3": "audio/mpeg",
     "mp4": "video/mp4",
+    "ogg": "audio/ogg",
     "opus": "audio/ogg",
     "png": "image/png",
     "svg": "image/svg+xml",
@@ -319,6 +327,7 @@ _MEDIA_TYPES = {
     "wav": "audio/wav",
     "webm": "video/webm",
     "webp": "image/webp",
+    "wmv": "video/x-ms-wmv",
 }
 
 
@@ -326,3 +335,8 @@ def media_type_of(name: str) -> str:
     """Media type by the name's extension, the same on every machine (`mimetypes` reads the system's tables)."""
     _stem, dot, extension = name.rpartition(".")
     return _MEDIA_TYPES.get(dot and extension.lower(), "application/octet-stream")
+
+
+def is_media_name(name: str) -> bool:
+    """Whether a name ends as that of a picture, a video or a sound does."""
+    return media_type_of(name).partition("/")[0] in {"image", "video", "audio"}

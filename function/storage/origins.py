@@ -1,17 +1,20 @@
-"""Where single files are read from: stores, and https hosts that the settings allow."""
+"""Where single files are read from: stores, other people's buckets, and https hosts that the settings allow."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from function.sources import ANY_HTTP
 from function.storage import open_store
 from function.storage.https import FetchRules, HttpsOrigin
+from function.storage.signed import SignedOrigin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from function.config import Settings
+    from function.credentials import S3Account
     from function.storage.objects import ObjectInfo, RangeStream
 
 
@@ -40,7 +43,7 @@ class Origin(Protocol):
 
 
 def fetch_rules(settings: Settings) -> FetchRules:
-    """What the settings let be fetched over https, and how."""
+    """What the settings let be fetched as models, and how."""
     return FetchRules(
         allow=settings.model_url_allow,
         credentials=settings.model_url_credentials,
@@ -48,17 +51,43 @@ def fetch_rules(settings: Settings) -> FetchRules:
     )
 
 
-def open_origin(url: str, *, rules: FetchRules, open_store: Callable[[str], Origin] = open_store) -> Origin:
+def input_rules(settings: Settings) -> FetchRules:
+    """What the settings let be fetched as input files, and how.
+
+    Where senders may name any URL, the operator's credentials are not for them.
+    """
+    named = settings.input_url_allow != ANY_HTTP
+    return FetchRules(
+        allow=settings.input_url_allow,
+        setting="INPUT_URL_ALLOW",
+        credentials=settings.model_url_credentials if named else (),
+        allow_private=settings.allow_private_networks,
+        plain_http=True,
+        read_seconds=10.0,
+    )
+
+
+def open_origin(
+    url: str,
+    *,
+    rules: FetchRules,
+    account: S3Account | None = None,
+    open_store: Callable[..., Origin] = open_store,
+) -> Origin:
     """The origin of a URL; nothing is read or connected yet.
 
     Args:
         url: As `Origin.url` gives it.
         rules: What may be fetched over https, and how.
-        open_store: Opens the others.
+        account: Whose a bucket is; None: the function's own.
+        open_store: Opens stores.
 
     Raises:
         SettingsError: The URL is none of these.
+        InputRefusedError: The account's endpoint is no URL.
     """
     if url.startswith(("https://", "http://")):
         return HttpsOrigin(url, rules=rules)
-    return open_store(url)
+    if account and account.endpoint:
+        return SignedOrigin(url, account, rules=rules)
+    return open_store(url, account=account) if account else open_store(url)

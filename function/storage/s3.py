@@ -53,6 +53,8 @@ def make_client(
     endpoint_url: str | None = None,
     access_key_id: str | None = None,
     secret_access_key: str | None = None,
+    session_token: str | None = None,
+    region: str | None = None,
     stall_seconds: float = 30,
     attempts: int = 3,
 ) -> S3Client:
@@ -75,6 +77,8 @@ def make_client(
         endpoint_url=endpoint_url,
         aws_access_key_id=access_key_id,
         aws_secret_access_key=secret_access_key,
+        aws_session_token=session_token,
+        region_name=region,
     )
 
 

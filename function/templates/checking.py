@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from function.errors import InvalidWorkflowError
-from function.inputs import MEDIA_INPUTS
+from function.inputs.media import is_media
 from function.templates.parameter import MEDIA_TYPES
 from function.validation.graph import check_graph
 from function.workflow import find_input, replace_inputs
@@ -46,7 +46,7 @@ def unstaged_media(template: Template) -> list[str]:
         name
         for name, parameter in template.parameters.items()
         if parameter.type in MEDIA_TYPES
-        and not all(_place(template.workflow, path) in MEDIA_INPUTS for path in parameter.inputs)
+        and not all(is_media(*_place(template.workflow, path)) for path in parameter.inputs)
     ]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from function.errors import InvalidRequestError, InvalidWorkflowError, TemplateInvalidError
-from function.inputs import MEDIA_INPUTS
+from function.inputs.media import MEDIA_INPUTS
 from function.job import FilledTemplate, validated
 from function.storage.objects import is_key
 from function.templates.parameter import LARGEST_RANDOM, MEDIA_TYPES, OneLine, Parameter
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 _NAME_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
 _SHOWN_NAMES = 20
 _SHOWN_CHARACTERS = 64
-# The type of what ComfyUI's own loaders load; other classes of MEDIA_INPUTS take a file that is none of these.
-_MEDIA_TYPE_OF_CLASS = {"LoadImage": "image", "LoadImageMask": "mask", "LoadAudio": "audio", "LoadVideo": "video"}
 _TYPES = {bool: "boolean", int: "number", float: "number", str: "string"}
 
 
@@ -180,8 +178,12 @@ def _of_plain_workflow(name: str, workflow: Workflow) -> Template:
 
 def _type(class_type: str, input_name: str, value: object) -> str:
     """A number may be of either kind: the file does not tell, the engine will."""
-    is_media = (class_type, input_name) in MEDIA_INPUTS and value != ""
-    return _MEDIA_TYPE_OF_CLASS.get(class_type, "string") if is_media else _TYPES[type(value)]
+    kind = MEDIA_INPUTS.get((class_type, input_name)) if value != "" else None
+    if kind is None:
+        return _TYPES[type(value)]
+    if class_type == "LoadImageMask":
+        return "mask"
+    return kind if kind in MEDIA_TYPES else "string"
 
 
 def _only_media(parameters: Mapping[str, Parameter]) -> str | None:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from function.config import read_settings
+from function.credentials import account_of
 from function.storage import open_store
 from function.storage.origins import fetch_rules, open_origin
 from function.transfer import wire
@@ -100,7 +101,10 @@ def main(*, part_bytes: int = PART_BYTES, stall_seconds: float = 10.0) -> None:
 
     def open_for(url: str, *credentials: UrlCredential) -> Origin:
         return open_origin(
-            url, rules=replace(rules, credentials=credentials + rules.credentials), open_store=open_plainly
+            url,
+            rules=replace(rules, credentials=credentials + rules.credentials),
+            account=account_of(credentials) if url.startswith("s3:") else None,
+            open_store=open_plainly,
         )
 
     fetcher = RangedFetcher(open_store=open_for, part_bytes=part_bytes)

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from function.credentials import UrlCredential
+from function.credentials import S3Account, UrlCredential
 from function.errors import ComfyfnError, InputRefusedError, SettingsError, StorageUnavailableError
 from function.storage.objects import ObjectChangedError, ObjectMissingError
 from function.transfer.fetching import Fetch
@@ -51,8 +51,11 @@ def parse_wanted(message: Message) -> Fetch:
     return Fetch(**message | {"part": Path(message["part"]), "credentials": credentials})
 
 
-def _parse_credential(url_pattern: str, headers: list[tuple[str, str]], query: str) -> UrlCredential:
-    return UrlCredential(url_pattern, tuple((name, value) for name, value in headers), query)
+def _parse_credential(
+    url_pattern: str, headers: list[tuple[str, str]], query: str, account: dict[str, str] | None
+) -> UrlCredential:
+    pairs = tuple((name, value) for name, value in headers)
+    return UrlCredential(url_pattern, pairs, query, S3Account(**account) if account else None)
 
 
 def to_error(error: BaseException) -> Message:

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from function.inputs import MEDIA_INPUTS
+from function.inputs.media import CUSTOM_INPUT, MEDIA_INPUTS
 from function.models.references import LOADER_INPUTS
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class InputDefinition:
         minimum: Smallest number it takes; None: no bound that we judge by.
         maximum: Largest number it takes; None: no bound that we judge by.
         choices: The values it takes; None: nothing that we judge by.
+        listed: The texts that an input called `image` lists: they are no files to be brought.
     """
 
     kind: str
@@ -68,6 +69,7 @@ class InputDefinition:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[Any, ...] | None = None
+    listed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +149,9 @@ def _inputs(class_type: str, groups: object, *, core: bool) -> Iterator[tuple[st
 def _input(place: tuple[str, str], config: list[Any], *, required: bool, judged: bool) -> InputDefinition:
     kind = _kind(config[0])
     options = config[1] if len(config) > 1 and isinstance(config[1], dict) else {}
+    listed = _listed(config[0], options) if place[1] == CUSTOM_INPUT else frozenset()
     if not judged:
-        return InputDefinition(kind, required)
+        return InputDefinition(kind, required, listed=listed)
     choices = config[0] if isinstance(config[0], list) and _are_fixed(place, config[0], options) else None
     return InputDefinition(
         kind,
@@ -156,7 +159,14 @@ def _input(place: tuple[str, str], config: list[Any], *, required: bool, judged:
         minimum=_bound(options.get("min")),
         maximum=_bound(options.get("max")),
         choices=None if choices is None else tuple(choices),
+        listed=listed,
     )
+
+
+def _listed(declared: object, options: dict[str, Any]) -> frozenset[str]:
+    """The options of either form of a list; those of V3 stand beside the type."""
+    values = declared if isinstance(declared, list) else options.get("options")
+    return frozenset(value for value in values if isinstance(value, str)) if isinstance(values, list) else frozenset()
 
 
 def _kind(declared: object) -> str:

@@ -39,7 +39,7 @@ def failed(function: FunctionProcess, workflow: dict[str, Any], event_id: str = 
 
 
 def test_a_missing_model_fails_the_job_before_the_engine_is_asked(function_factory: FunctionFactory) -> None:
-    """The error names node, input, folder and key; `/prompt` answers 422."""
+    """The error names node, input, folder and key; `/prompt` answers 400."""
     function = function_factory()
     function.put_upload("in_64x48.png")
     error = failed(function, case("10_upscale_srvgg"))
@@ -47,7 +47,7 @@ def test_a_missing_model_fails_the_job_before_the_engine_is_asked(function_facto
     for part in ("node 2", "model_name", "upscale_models", "tiny_srvgg_x2.safetensors", "file://"):
         assert part in error["message"]
     answer = function.post("/prompt", {"prompt": case("10_upscale_srvgg")})
-    assert (answer.status, answer.json["code"]) == (422, "model_missing")
+    assert (answer.status, answer.json["code"]) == (400, "model_missing")
     assert function.engine_history() == {}
     good_job_succeeds(function)
 
@@ -62,10 +62,14 @@ def test_a_missing_input_fails_the_job(function_factory: FunctionFactory) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["../secret.png", "/etc/passwd", "s3://other/x.png", "https://example.com/x.png", "a.png [output]"]
+    "name",
+    [
+        *("../secret.png", "/etc/passwd", "s3://other/x.png", "http://127.0.0.1/x.png", "a.png [output]"),
+        "data:image/png;base64,broken!",
+    ],
 )
 def test_an_input_outside_the_uploads_is_refused(function: FunctionProcess, name: str) -> None:
-    """No path, no other bucket, no other scheme."""
+    """No path, no other bucket, no private network; a file inside that is broken fails the job alike."""
     workflow = case("02_load_scale_save")
     workflow["1"]["inputs"]["image"] = name
     assert failed(function, workflow, f"input {name}")["code"] == "input_refused"

@@ -90,15 +90,16 @@ def test_files_inside_a_submitted_workflow_are_kept_with_the_job(function: Funct
     job_id = submitted(function, workflow)
     assert ended(function, job_id)["status"] == "completed"
     record = json.loads((function.store / "results" / "jobs" / job_id / "job.json").read_bytes())
-    assert record["workflow"]["1"]["inputs"]["image"].endswith(f"/results/inputs/{job_id}/0.png")
+    assert record["workflow"]["1"]["inputs"]["image"].endswith(f"/results/inputs/{job_id}/0/inline.png")
 
 
 def test_a_job_can_not_read_the_files_of_another(function: FunctionProcess) -> None:
     """The reference belongs to one job id."""
     other = submitted(function, case("01_empty_save"))
     workflow = case("02_load_scale_save")
-    workflow["1"]["inputs"]["image"] = f"file://{function.store}/results/inputs/{other}/0.png"
-    assert ended(function, submitted(function, workflow))["error"]["code"] == "input_refused"
+    workflow["1"]["inputs"]["image"] = f"file://{function.store}/results/inputs/{other}/0/inline.png"
+    answer = function.post("/jobs", {"workflow": workflow})
+    assert (answer.status, answer.json["code"]) == (400, "input_refused")
 
 
 def test_prompt_answers_at_once_if_it_is_asked_to(function: FunctionProcess) -> None:
@@ -153,7 +154,7 @@ def test_a_prompt_that_failed_under_a_key_fails_alike_when_it_comes_again(functi
     workflow = case("02_load_scale_save")
     workflow["1"]["inputs"]["image"] = "none.png"
     answers = [function.post("/prompt", {"prompt": workflow}, {"Idempotency-Key": "fails"}) for _ in range(2)]
-    assert [(answer.status, answer.json["code"]) for answer in answers] == [(422, "input_missing")] * 2
+    assert [(answer.status, answer.json["code"]) for answer in answers] == [(400, "input_missing")] * 2
 
 
 def events_of(answer: Answer) -> list[tuple[str, dict[str, Any]]]:
@@ -314,4 +315,4 @@ def test_a_job_with_a_file_in_it_can_be_run_again(function: FunctionProcess) -> 
     environ = {"DATA_DIR": str(function.root / "data"), "DISPATCH_URL": function.url}
     again = json.loads(comfyfn("jobs", "rerun", job_id, cwd=function.root, **environ).stdout)
     assert again["status"] == "completed"
-    assert (function.store / "results" / "inputs" / again["job_id"] / "0.png").exists()
+    assert (function.store / "results" / "inputs" / again["job_id"] / "0" / "inline.png").exists()

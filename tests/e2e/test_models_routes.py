@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tests.support.function_process import FunctionProcess
 
 SECRET = "s3cr3t-t0ken"
+TOKEN = {"type": "bearer", "token": SECRET}
 UPSCALER = "upscale_models/tiny_srvgg_x2.safetensors"
 
 
@@ -160,14 +161,15 @@ def test_a_download_in_the_background_that_fails_is_logged(function: FunctionPro
         ({"url": "http://u:p@x/a.safetensors", "model_type": "vae"}, 400, "invalid_request", "MODEL_URL_CREDENTIALS"),
         ({"url": "ftp://x/a.safetensors", "model_type": "vae"}, 400, "invalid_request", "neither with https://"),
         ({"url": "https://x/a.sft", "model_type": "vae", "auth": {"type": "magic"}}, 400, "invalid_request", "bearer"),
-        ({"url": "s3://x/a.sft", "model_type": "vae", "auth": {"type": "bearer"}}, 400, "invalid_request", "boto3"),
+        ({"url": "s3://x/a.sft", "model_type": "vae", "auth": {"type": "bearer"}}, 400, "invalid_request", "bearer"),
+        ({"url": "s3://x/a.sft", "model_type": "vae", "auth": TOKEN}, 400, "invalid_request", "type s3 is for"),
         ({"url": "a.sft", "model_type": "vae", "filename": "b.sft"}, 400, "invalid_request", "keeps its name"),
-        ({"url": "a.safetensors", "model_type": "vae"}, 422, "model_missing", "neither in vae nor at file://"),
-        ({"url": "../a.safetensors", "model_type": "vae"}, 422, "input_refused", "not a relative file name"),
-        ({"url": "https://x/a.sft", "model_type": "vae", "filename": "/a.sft"}, 422, "input_refused", "relative"),
-        ({"url": "https://x/a.pth", "model_type": "vae"}, 422, "input_refused", "ALLOW_PICKLE_MODELS=true"),
-        ({"url": "https://other.example/a.sft", "model_type": "vae"}, 422, "input_refused", "add other.example"),
-        ({"url": "s3://other/a.sft", "model_type": "vae"}, 422, "input_refused", "add s3://other to MODEL_URL_ALLOW"),
+        ({"url": "a.safetensors", "model_type": "vae"}, 400, "model_missing", "neither in vae nor at file://"),
+        ({"url": "../a.safetensors", "model_type": "vae"}, 400, "input_refused", "not a relative file name"),
+        ({"url": "https://x/a.sft", "model_type": "vae", "filename": "/a.sft"}, 400, "input_refused", "relative"),
+        ({"url": "https://x/a.pth", "model_type": "vae"}, 400, "input_refused", "ALLOW_PICKLE_MODELS=true"),
+        ({"url": "https://other.example/a.sft", "model_type": "vae"}, 400, "input_refused", "add other.example"),
+        ({"url": "s3://other/a.sft", "model_type": "vae"}, 400, "input_refused", "add s3://other to MODEL_URL_ALLOW"),
     ],
 )
 def test_a_download_that_can_not_be_is_refused_in_one_line(

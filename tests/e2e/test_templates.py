@@ -128,8 +128,8 @@ def test_a_job_is_recorded_with_the_workflow_that_its_template_stands_for(
         ("nothing", {}, 404, "template_missing", "there are broken, colours/plain, txt2img, upscale"),
         ("..%2Fupscale", {}, 404, "template_missing", "there is no template"),
         ("broken", {}, 422, "template_invalid", "parameters.a.type: Input should be 'integer'"),
-        ("upscale", {"image": "nowhere.png"}, 422, "input_missing", "nowhere.png"),
-        ("upscale", {"image": "../x.png"}, 422, "input_refused", "not a relative file name"),
+        ("upscale", {"image": "nowhere.png"}, 400, "input_missing", "nowhere.png"),
+        ("upscale", {"image": "../x.png"}, 400, "input_refused", "not a relative file name"),
     ],
 )
 def test_a_wrong_call_gets_one_line(
@@ -189,7 +189,7 @@ def test_models_that_the_graph_does_not_name_are_there_before_it_runs(
     document = {**noise_template(), "preloads": [MODEL]}
     put_template(function, "with-model", document)
     answer = function.post("/workflow/with-model", {})
-    assert (answer.status, answer.json["code"]) == (422, "model_missing")
+    assert (answer.status, answer.json["code"]) == (400, "model_missing")
     assert MODEL in answer.json["error"]
     function.put_model("upscale_models", model_files / MODEL)
     assert function.post("/workflow/with-model", {}).status == 200

@@ -133,7 +133,7 @@ def test_missing_models(bench: Bench) -> None:
     there, gone, lost = bench.put("there", b"1"), ref("gone"), ref("lost", "loras")
     with pytest.raises(ModelMissingError) as error:
         use(bench.cache(), there, gone, lost)
-    for part in ("node 4, input ckpt_name", "checkpoints", bench.store.object_url(gone.key), "loras/lost"):
+    for part in ("node 4: input ckpt_name", "checkpoints", bench.store.object_url(gone.key), "loras/lost"):
         assert part in error.value.message
     assert [item["filename"] for item in error.value.details["missing_models"]] == [gone.filename, lost.filename]
     assert bench.store.downloads == []

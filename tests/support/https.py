@@ -1,4 +1,4 @@
-"""A real https server on 127.0.0.1 whose answers a test decides."""
+"""A real https or http server on 127.0.0.1 whose answers a test decides."""
 
 from __future__ import annotations
 
@@ -51,6 +51,8 @@ class ServedFile:
         surplus: Sent after the body, and counted in its length.
         cut_bytes: How many bytes of a body are held back before the connection is closed.
         content_range: Sent in place of the true one.
+        tells_length: Whether the answer says how long it is.
+        hold: Set when the body may be sent; None: at once.
     """
 
     content: bytes = b""
@@ -61,10 +63,15 @@ class ServedFile:
     surplus: bytes = b""
     cut_bytes: int = 0
     content_range: str = ""
+    tells_length: bool = True
+    hold: threading.Event | None = None
 
 
 class HttpsServer:
     """Serves files and redirects by path, and remembers what it was asked.
+
+    Args:
+        scheme: `https` or `http`.
 
     Attributes:
         files: By path.
@@ -72,15 +79,17 @@ class HttpsServer:
         requests: What came in.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, scheme: str = "https") -> None:
+        self.scheme = scheme
         self.files: dict[str, ServedFile] = {}
         self.redirects: dict[str, str] = {}
         self.requests: list[Request] = []
         self._server = _Server(("127.0.0.1", 0), partial(_Handler, self))
         self.port = self._server.server_address[1]
-        self._server.socket = make_server_tls().wrap_socket(
-            self._server.socket, server_side=True, do_handshake_on_connect=False
-        )
+        if scheme == "https":
+            self._server.socket = make_server_tls().wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
 
     def __enter__(self) -> Self:
@@ -96,7 +105,7 @@ class HttpsServer:
 
     def url(self, path: str, host: str = "models.example") -> str:
         """The URL of a path by one of the certificate's names."""
-        return f"https://{host}:{self.port}{path}"
+        return f"{self.scheme}://{host}:{self.port}{path}"
 
     def origin(self, *allow: str, host: str = "models.example", **rules: Any) -> HttpsOrigin:
         """An origin that finds every host on this machine and, unless told otherwise, may read all of this server."""
@@ -162,11 +171,16 @@ class _Handler(BaseHTTPRequestHandler):
             extra = {"Content-Range": file.content_range or span}
         content += file.surplus
         self._start(status, file, len(content), **extra)
-        self.wfile.write(content[: len(content) - file.cut_bytes])
+        if file.hold:
+            self.wfile.write(content[:1])
+            file.hold.wait(60)
+        self.wfile.write(content[bool(file.hold) : len(content) - file.cut_bytes])
         self.close_connection = True
 
     def _start(self, status: int, file: ServedFile, length: int, **extra: str) -> None:
         self.send_response(status)
-        for name, value in {**file.headers, **extra, "Content-Length": str(length)}.items():
+        if file.tells_length:
+            extra["Content-Length"] = str(length)
+        for name, value in {**file.headers, **extra}.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()

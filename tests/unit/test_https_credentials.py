@@ -39,13 +39,28 @@ def entry(pattern: str = "https://host/**", **auth: Any) -> dict[str, Any]:
         ("https://host/m?.sft", "https://host/m.sft", False),
         ("https://host/m.sft", "https://host/mxsft", False),
         ("https://host:443/**", "https://host/m", False),
-        ("s3://bucket/**", "s3://bucket/a/m", True),
     ],
 )
 def test_patterns(pattern: str, url: str, matches: bool) -> None:  # noqa: FBT001  (an expected value)
     """One star stays within a part of the path, two go anywhere, and a pattern describes the whole URL."""
     (credential,) = parse_credentials([entry(pattern)])
     assert credential.matches(parse_source_url(url)) is matches
+
+
+def test_an_account_is_for_buckets_and_everything_else_for_servers() -> None:
+    """A token means nothing to a bucket, and an account nothing to a web server, whatever the pattern."""
+    account = {"type": "s3", "access_key_id": "AKID", "secret_access_key": SECRET}
+    token, keys = parse_credentials([entry("**"), entry("**", **account)])
+    server, bucket = parse_source_url("https://host/m"), parse_source_url("s3://bucket/a/m")
+    assert find_credential((keys, token), server) is token
+    assert find_credential((token, keys), bucket) is keys
+    assert SECRET not in f"{keys!r} {keys.account!r}"
+
+
+def test_a_pattern_that_fits_in_a_thousand_ways_is_decided_in_one_pass() -> None:
+    """Patterns come from outside, and one that tried every way would hold a thread for ever."""
+    (credential,) = parse_credentials([entry("https://host/" + "**a" * 600)])
+    assert not credential.matches(parse_source_url("https://host/" + "a" * 2_000 + "b"))
 
 
 def test_the_first_match_counts() -> None:

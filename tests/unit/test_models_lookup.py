@@ -58,10 +58,13 @@ def test_models_that_the_graph_does_not_name(tmp_path: Path) -> None:
 
 def test_a_name_that_fits_several_objects_lists_them() -> None:
     """The answer names node, input and candidates; with its folder the name is clear."""
-    with pytest.raises(ModelAmbiguousError, match=r"node 4, input file: 'sd\.safetensors' may be any of") as error:
+    with pytest.raises(ModelAmbiguousError, match=r"node 4: input file: 'sd\.safetensors' may be any of") as error:
         custom_references(graph("sd.safetensors"), KEYS)
-    assert error.value.details == {"candidates": ["checkpoints/sd.safetensors", "loras/sd.safetensors"]}
-    assert error.value.status == 422
+    assert error.value.details == {
+        "candidates": ["checkpoints/sd.safetensors", "loras/sd.safetensors"],
+        "location": "prompt.4.inputs",
+    }
+    assert error.value.status == 400
     workflow = graph("loras/sd.safetensors")
     references = custom_references(workflow, KEYS)
     assert localise_models(workflow, references)["4"]["inputs"] == {"file": "sd.safetensors"}

@@ -123,13 +123,13 @@ def test_embeddings_are_optional() -> None:
 )
 def test_names_that_leave_their_folder(name: str) -> None:
     """A name that is no plain path inside its folder is refused, naming node and input."""
-    with pytest.raises(InputRefusedError, match="node 4, input ckpt_name"):
+    with pytest.raises(InputRefusedError, match="node 4: input ckpt_name"):
         files("CheckpointLoaderSimple", ckpt_name=name)
 
 
 def test_embedding_that_leaves_its_folder() -> None:
     """A traversal hidden in a prompt's text is refused too."""
-    with pytest.raises(InputRefusedError, match="node 4, input text"):
+    with pytest.raises(InputRefusedError, match="node 4: input text"):
         files("CLIPTextEncode", text="embedding:../../secret")
 
 
@@ -244,7 +244,7 @@ def test_urls_that_are_refused(url: str, says: str) -> None:
     """One line that names node and input and what to do, and no secret."""
     with pytest.raises(InputRefusedError, match=says) as error:
         url_references("CheckpointLoaderSimple", ckpt_name=url)
-    assert error.value.message.startswith("node 4, input ckpt_name: ")
+    assert error.value.message.startswith("Failed to process model for node 4: input ckpt_name: ")
     assert "s3cr3t" not in error.value.message
 
 

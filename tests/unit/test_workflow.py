@@ -17,7 +17,7 @@ from function.workflow import (
     parse_workflow,
     replace_inputs,
     set_input,
-    without_url_queries,
+    without_url_secrets,
 )
 
 GRAPH: dict[str, dict[str, Any]] = {
@@ -132,6 +132,6 @@ def test_what_is_stored_of_a_workflow_holds_no_token_of_a_url() -> None:
         "1": {"class_type": "X", "inputs": {"a": "https://h/m.safetensors?token=t", "b": "what? https", "c": 1}},
         "2": {"class_type": "X", "inputs": {"a": "S3://b/k?x=1", "b": "https://h/m.safetensors"}},
     }
-    stored = without_url_queries(graph)
+    stored = without_url_secrets(graph)
     assert stored["1"]["inputs"] == {"a": "https://h/m.safetensors?...", "b": "what? https", "c": 1}
     assert stored["2"]["inputs"] == {"a": "S3://b/k?...", "b": "https://h/m.safetensors"}

@@ -1,119 +1,23 @@
-"""Input files in, output files out."""
+"""Output files of a run that stores nothing."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
 from function.engine.results import EngineFile
-from function.errors import InputMissingError, InputRefusedError, NodeFailedError
-from function.inputs import staged_inputs
+from function.errors import InputRefusedError, NodeFailedError
 from function.outputs.files import OutputFolder
 from function.outputs.inline import InlineOutputs
-from function.telemetry import ignore_progress
 from tests.support.outputs import file_of_engine, small_image, written
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from function.job import Output
-    from function.storage.objects import ObjectStore
-    from function.workflow import Workflow
-
-
-@pytest.fixture
-def input_dir(tmp_path: Path) -> Path:
-    """The engine's input directory."""
-    path = tmp_path / "input"
-    path.mkdir()
-    return path
-
-
-def load_image(value: Any, class_type: str = "LoadImage", name: str = "image") -> Workflow:
-    """A graph with one loader."""
-    return {"1": {"class_type": class_type, "inputs": {name: value}}}
-
-
-def stage(workflow: Workflow, input_dir: Path, uploads: ObjectStore) -> AbstractContextManager[Workflow]:
-    """Stage the inputs of a job called j1."""
-    return staged_inputs(
-        workflow, job_id="j1", input_dir=input_dir, uploads=uploads, results=uploads, on_progress=ignore_progress
-    )
-
-
-@pytest.mark.parametrize("suffix", ["", " [input]"])
-def test_an_input_is_brought_into_the_jobs_directory_and_removed_at_the_end(
-    store: ObjectStore, input_dir: Path, suffix: str
-) -> None:
-    """The graph names it there, with its folders."""
-    store.put("cats/ä b.png", b"cat")
-    with stage(load_image(f"cats/ä b.png{suffix}"), input_dir, store) as staged:
-        assert staged["1"]["inputs"]["image"] == "j1/cats/ä b.png"
-        assert (input_dir / "j1" / "cats" / "ä b.png").read_bytes() == b"cat"
-    assert list(input_dir.iterdir()) == []
-
-
-def test_an_input_may_be_named_by_its_url(store: ObjectStore, input_dir: Path) -> None:
-    """Only below the uploads' own URL."""
-    store.put("a.png", b"cat")
-    with stage(load_image(store.object_url("a.png")), input_dir, store) as staged:
-        assert (input_dir / staged["1"]["inputs"]["image"]).read_bytes() == b"cat"
-
-
-@pytest.mark.parametrize(
-    ("class_type", "name"),
-    [("LoadImageMask", "image"), ("LoadAudio", "audio"), ("LoadVideo", "file"), ("LoadLatent", "latent")],
-)
-def test_every_core_loader_of_files_is_served(store: ObjectStore, input_dir: Path, class_type: str, name: str) -> None:
-    """Masks, sound, video and latents come the same way."""
-    store.put("x.bin", b"x")
-    with stage(load_image("x.bin", class_type, name), input_dir, store) as staged:
-        assert staged["1"]["inputs"][name] == "j1/x.bin"
-
-
-def test_a_data_uri_is_decoded_for_any_node(store: ObjectStore, input_dir: Path) -> None:
-    """Its media type gives the extension."""
-    uri = f"data:image/png;charset=binary;base64,{base64.b64encode(b'cat').decode()}"
-    with stage(load_image(uri, "SomeCustomLoader", "picture"), input_dir, store) as staged:
-        path = input_dir / staged["1"]["inputs"]["picture"]
-        assert (path.name, path.read_bytes()) == ("inline-0.png", b"cat")
-
-
-def test_other_strings_and_links_are_left_alone(store: ObjectStore, input_dir: Path) -> None:
-    """A text that looks like a file name is none."""
-    workflow = {
-        "1": {"class_type": "CLIPTextEncode", "inputs": {"text": "cat.png"}},
-        "2": {"class_type": "LoadImage", "inputs": {"image": ["1", 0]}},
-    }
-    with stage(workflow, input_dir, store) as staged:
-        assert staged == workflow
-
-
-def test_a_missing_input_names_node_input_and_url(store: ObjectStore, input_dir: Path) -> None:
-    """And nothing is left in the input directory."""
-    with pytest.raises(InputMissingError) as error, stage(load_image("no.png"), input_dir, store):
-        pass
-    assert error.value.message.startswith(f"node 1, input image: no object {store.url}/no.png")
-    assert list(input_dir.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        *("../a.png", "/a.png", "https://example.com/a.png", "s3://other/a.png", "file:///etc/passwd"),
-        *("a.png [output]", "data:image/png,cat", "data:image/png;base64,c@t", "data:;base64,Y2F0"),
-    ],
-)
-def test_inputs_from_elsewhere_and_broken_data_are_refused(store: ObjectStore, input_dir: Path, value: str) -> None:
-    """No path, no other place, no half-understood URI."""
-    with pytest.raises(InputRefusedError, match="node 1, input image: "), stage(load_image(value), input_dir, store):
-        pass
-    assert list(input_dir.iterdir()) == []
 
 
 def test_outputs_of_a_job_that_stores_nothing_carry_their_bytes(tmp_path: Path) -> None:

@@ -116,6 +116,12 @@ class ModelMissingError(JobFailedError):
     """A model that the workflow names is neither in the cache nor in storage."""
 
     code = "model_missing"
+
+
+class ModelUnavailableError(JobFailedError):
+    """A model can't be had from the URL by which a request names it."""
+
+    code = "model_unavailable"
     status = 400
 
 
@@ -123,7 +129,6 @@ class ModelAmbiguousError(JobFailedError):
     """A model's name, given to a node that is not ComfyUI's own, fits several files in storage (`candidates`)."""
 
     code = "model_ambiguous"
-    status = 400
 
 
 class ModelTooLargeError(JobFailedError):

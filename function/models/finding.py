@@ -7,7 +7,7 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeAlias
 
-from function.errors import InputRefusedError, ModelMissingError, StorageUnavailableError
+from function.errors import InputRefusedError, ModelMissingError, ModelUnavailableError, StorageUnavailableError
 from function.models.books import read_books
 from function.models.ledger import Place, Wanted
 from function.models.records import Record
@@ -144,7 +144,7 @@ class Finder:
         self._current[key] = (record, self._clock())
         return Wanted(record, place)
 
-    def _missing(self, refs: Sequence[ModelRef]) -> ModelMissingError:
+    def _missing(self, refs: Sequence[ModelRef]) -> ModelMissingError | ModelUnavailableError:
         lines = [
             f"{ref.named_by}: {'model ' if ref.node_id else ''}{ref.filename!r} is neither in {ref.folder} "
             f"nor at {self._place(ref).object_url}"
@@ -156,7 +156,8 @@ class Finder:
             {"node_id": ref.node_id, "input_name": ref.input_name, "folder": ref.folder, "filename": ref.filename}
             for ref in refs
         ]
-        return ModelMissingError("; ".join(lines), details={"missing_models": details})
+        kind = ModelUnavailableError if all(ref.source_url for ref in refs) else ModelMissingError
+        return kind("; ".join(lines), details={"missing_models": details})
 
 
 def _refusal(ref: ModelRef, place: Place, known: Record | None, error: Exception) -> ComfyfnError | None:

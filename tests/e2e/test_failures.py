@@ -39,7 +39,7 @@ def failed(function: FunctionProcess, workflow: dict[str, Any], event_id: str = 
 
 
 def test_a_missing_model_fails_the_job_before_the_engine_is_asked(function_factory: FunctionFactory) -> None:
-    """The error names node, input, folder and key; `/prompt` answers 400."""
+    """The error names node, input, folder and key; `/prompt` answers 422."""
     function = function_factory()
     function.put_upload("in_64x48.png")
     error = failed(function, case("10_upscale_srvgg"))
@@ -47,7 +47,7 @@ def test_a_missing_model_fails_the_job_before_the_engine_is_asked(function_facto
     for part in ("node 2", "model_name", "upscale_models", "tiny_srvgg_x2.safetensors", "file://"):
         assert part in error["message"]
     answer = function.post("/prompt", {"prompt": case("10_upscale_srvgg")})
-    assert (answer.status, answer.json["code"]) == (400, "model_missing")
+    assert (answer.status, answer.json["code"]) == (422, "model_missing")
     assert function.engine_history() == {}
     good_job_succeeds(function)
 

@@ -41,10 +41,10 @@ def host(model_files: Path) -> Iterator[HttpsServer]:
         yield host
 
 
-def refusal(function: FunctionProcess, model: str, **more: dict[str, Any]) -> str:
+def refusal(function: FunctionProcess, model: str, *, status: int = 400, **more: dict[str, Any]) -> str:
     """The line that a job with this model and more nodes ends in."""
     answer = function.post("/prompt", {"prompt": upscale(model) | more})
-    assert answer.status == 400
+    assert answer.status == status
     return answer.body.decode()
 
 
@@ -112,5 +112,5 @@ def test_a_name_outside_comfyuis_loaders_that_fits_several_models(function: Func
     function.put_model("upscale_models", model_files / MODEL)
     function.put_model("loras", model_files / MODEL)
     node = {"class_type": "PreviewAny", "inputs": {"source": "tiny_srvgg_x2.safetensors"}}
-    line = refusal(function, "tiny_srvgg_x2.safetensors", other=node)
+    line = refusal(function, "tiny_srvgg_x2.safetensors", status=422, other=node)
     assert "loras/tiny_srvgg_x2.safetensors, upscale_models/tiny_srvgg_x2.safetensors" in line

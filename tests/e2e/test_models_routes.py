@@ -164,7 +164,7 @@ def test_a_download_in_the_background_that_fails_is_logged(function: FunctionPro
         ({"url": "s3://x/a.sft", "model_type": "vae", "auth": {"type": "bearer"}}, 400, "invalid_request", "bearer"),
         ({"url": "s3://x/a.sft", "model_type": "vae", "auth": TOKEN}, 400, "invalid_request", "type s3 is for"),
         ({"url": "a.sft", "model_type": "vae", "filename": "b.sft"}, 400, "invalid_request", "keeps its name"),
-        ({"url": "a.safetensors", "model_type": "vae"}, 400, "model_missing", "neither in vae nor at file://"),
+        ({"url": "a.safetensors", "model_type": "vae"}, 422, "model_missing", "neither in vae nor at file://"),
         ({"url": "../a.safetensors", "model_type": "vae"}, 400, "input_refused", "not a relative file name"),
         ({"url": "https://x/a.sft", "model_type": "vae", "filename": "/a.sft"}, 400, "input_refused", "relative"),
         ({"url": "https://x/a.pth", "model_type": "vae"}, 400, "input_refused", "ALLOW_PICKLE_MODELS=true"),

@@ -189,7 +189,7 @@ def test_models_that_the_graph_does_not_name_are_there_before_it_runs(
     document = {**noise_template(), "preloads": [MODEL]}
     put_template(function, "with-model", document)
     answer = function.post("/workflow/with-model", {})
-    assert (answer.status, answer.json["code"]) == (400, "model_missing")
+    assert (answer.status, answer.json["code"]) == (422, "model_missing")
     assert MODEL in answer.json["error"]
     function.put_model("upscale_models", model_files / MODEL)
     assert function.post("/workflow/with-model", {}).status == 200

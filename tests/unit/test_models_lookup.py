@@ -64,7 +64,7 @@ def test_a_name_that_fits_several_objects_lists_them() -> None:
         "candidates": ["checkpoints/sd.safetensors", "loras/sd.safetensors"],
         "location": "prompt.4.inputs",
     }
-    assert error.value.status == 400
+    assert error.value.status == 422
     workflow = graph("loras/sd.safetensors")
     references = custom_references(workflow, KEYS)
     assert localise_models(workflow, references)["4"]["inputs"] == {"file": "sd.safetensors"}

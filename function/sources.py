@@ -175,7 +175,9 @@ def parse_allow_list(text: str) -> tuple[AllowedUrls, ...]:
     return tuple(parse_allowed(entry.strip()) for entry in text.split(",") if entry.strip())
 
 
-def check_allowed(url: SourceUrl, allow: Iterable[AllowedUrls], *, what: str) -> None:
+def check_allowed(
+    url: SourceUrl, allow: Iterable[AllowedUrls], *, what: str, setting: str = "MODEL_URL_ALLOW"
+) -> None:
     """Refuse a URL that no entry allows.
 
     Raises:
@@ -183,4 +185,4 @@ def check_allowed(url: SourceUrl, allow: Iterable[AllowedUrls], *, what: str) ->
     """
     if not any(entry.allow(url) for entry in allow):
         needed = url.origin.removeprefix("https://")
-        raise InputRefusedError(f"{what}: {url.origin} is not allowed; add {needed} to MODEL_URL_ALLOW")
+        raise InputRefusedError(f"{what}: {url.origin} is not allowed; add {needed} to {setting}")

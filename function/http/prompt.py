@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from function.errors import error_of
 from function.http.responses import connection_of, json_response, parse_json, read_body
-from function.http.streamed import DocumentWithFiles
+from function.streamed import DocumentWithFiles
 from function.http.submitting import accepted, identify, read_job
 from function.job import validated
 from function.outputs.stored import with_data

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Response
 
 from function.errors import BodyTooLargeError, ComfyfnError, InvalidRequestError, RetryableError
-from function.http.streamed import DocumentWithFiles, to_json
+from function.streamed import DocumentWithFiles, to_json
 from function.setting_values import MIB
 
 if TYPE_CHECKING:

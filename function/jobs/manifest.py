@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from function.job import JobResult, Output
+from function.handover import parse_handover
+from function.job import Job, JobResult, Output
+from function.workflow import without_url_queries
 
 MAX_MANIFEST_BYTES = 16 * 1024**2
 
@@ -20,6 +22,19 @@ def utc_now() -> datetime:
 def to_timestamp(moment: datetime) -> str:
     """ISO 8601 in UTC with milliseconds and `Z`, as CloudEvents and JavaScript write it."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def to_job_record(job: Job, *, created_at: str) -> bytes:
+    """The record of a job, without what may be a secret: credentials, and the queries of its workflow's URLs."""
+    upload = replace(job.upload, credentials=()) if job.upload else None
+    kept = replace(job, workflow=without_url_queries(job.workflow), upload=upload, created_at=created_at)
+    return to_json(asdict(kept))
+
+
+def parse_job_record(data: bytes) -> Job:
+    """Read a job's record; the inverse of `to_job_record` but for the secrets."""
+    record = json.loads(data)
+    return Job(**record | parse_handover(record) | {"preloads": tuple(record["preloads"])})
 
 
 def to_manifest(result: JobResult) -> dict[str, Any]:

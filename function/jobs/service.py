@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from function.errors import InvalidRequestError, JobMissingError, NotHereError, StorageUnavailableError
 from function.inputs import copy_own_inputs, store_inline_inputs
 from function.job import random_job_id
+from function.jobs.labels import labelled, note_label
 from function.workflow import without_url_queries
 
 if TYPE_CHECKING:
@@ -122,6 +123,8 @@ class Jobs:
         """
         if job.outlives_request:
             self._refuse_unrunnable(job)
+        if job.request:  # of a client that knows its job by the label
+            note_label(self.results, job)
         workflow = store_inline_inputs(job.workflow, job.job_id, self.results)
         not_before = self._dispatcher.answer_by() if self._dispatcher and not job.asynchronous else ""
         new = self.records.submit(replace(job, workflow=workflow), not_before=not_before)
@@ -148,6 +151,11 @@ class Jobs:
         self.submit(replace(again, workflow=copy_own_inputs(job.workflow, job_id, again.job_id, self.results)))
         return again.job_id
 
+    def find(self, label: str) -> list[str]:
+        """Ids of the jobs that clients of comfyui-api gave this id and that have not ended, the newest first."""
+        states = [self.records.state(job_id) for job_id in labelled(self.results, label)]
+        return [state.job_id for state in states if state.created_at and not state.finished]
+
     def resume(self, job_id: str) -> None:
         """Send a job that was recorded before on its way.
 
@@ -162,6 +170,12 @@ class Jobs:
     def _refuse_unrunnable(self, job: Job) -> None:
         if self._dispatcher is None:
             raise NotHereError("asynchronous jobs and webhooks need somebody to send jobs to: set DISPATCH_URL")
+        if job.upload and job.upload.credentials:
+            raise InvalidRequestError(
+                "http_upload.url_prefix: a job that is answered at once is run from storage, which keeps no password: "
+                "put it into MODEL_URL_CREDENTIALS",
+                details={"location": "http_upload.url_prefix"},
+            )
         if without_url_queries(job.workflow) != job.workflow:
             raise InvalidRequestError(
                 "workflow: a job that is asynchronous or has a webhook is run from storage, and the query of a URL may "

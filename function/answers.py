@@ -62,7 +62,7 @@ def to_document(
     files: Sequence[bytes | FileInPieces],
     *,
     first: Mapping[str, Any] | None = None,
-    last: Mapping[str, Any] | None = None,
+    warnings: Sequence[str] = (),
 ) -> bytes | DocumentWithFiles:
     """The answer to a job that was completed: `images` and `filenames` run side by side, URLs if it has an upload.
 
@@ -71,10 +71,10 @@ def to_document(
         result: Its result.
         files: The outputs' bytes; not looked at if they were uploaded.
         first: More members, before the others.
-        last: More members, after the others.
+        warnings: What is to be said beside what the result says.
     """
     before = {**(first or {}), **request_members(job)}
-    after = {**_result_members(job, result), **(last or {})}
+    after = _result_members(job, result, warnings)
     if job.upload:
         urls = [job.upload.url_of(output.path) for output in result.outputs]
         return to_json({**before, "images": urls, **after})
@@ -104,12 +104,8 @@ def stats(result: JobResult) -> dict[str, Any]:
     """How long it took, in milliseconds; starts and ends in milliseconds since 1970."""
     milliseconds = {stage: round(seconds * 1000) for stage, seconds in result.timings.items()}
     executing = milliseconds.get("executing", 0)
-    execution = {"duration": executing, "nodes": {}} | result.execution
-    if "start" in execution and "end" in execution:
-        execution["duration"] = execution["end"] - execution["start"]
-    nodes = {node_id: {"start": start} for node_id, start in execution["nodes"].items()}
     return {
-        "comfy_execution": execution | {"nodes": nodes},
+        "comfy_execution": _execution(result.execution, executing),
         "preprocess_time": milliseconds.get("models", 0) + milliseconds.get("inputs", 0),
         "comfy_round_trip_time": executing,
         "postprocess_time": milliseconds.get("storing", 0),
@@ -118,12 +114,19 @@ def stats(result: JobResult) -> dict[str, Any]:
     }
 
 
-def _result_members(job: Job, result: JobResult) -> dict[str, Any]:
+def _execution(times: Mapping[str, Any], executing: int) -> dict[str, Any]:
+    known = {name: times[name] for name in ("start", "end") if name in times}
+    duration = known["end"] - known["start"] if "start" in known and "end" in known else executing
+    nodes = {node_id: {"start": start} for node_id, start in times.get("nodes", {}).items()}
+    return {**known, "duration": duration, "nodes": nodes}
+
+
+def _result_members(job: Job, result: JobResult, warnings: Sequence[str]) -> dict[str, Any]:
     members: dict[str, Any] = {"filenames": [output.path for output in result.outputs], "stats": stats(result)}
     if result.texts:
         members["texts"] = result.texts
-    if warnings := _unconverted(job, result):
-        members["warnings"] = warnings
+    if said := [*warnings, *_unconverted(job, result)]:
+        members["warnings"] = said
     return members
 
 

@@ -145,16 +145,16 @@ class Settings:
         "MODEL_URL_CREDENTIALS",
         read_credentials,
         "",
-        "What requests to some of these URLs, and to those of uploads, carry: a JSON list of `url_pattern` and `auth`, or the path of such a"
-        " file.",
+        "What requests to some of these URLs, and to those of uploads, carry: a JSON list of `url_pattern` and `auth`,"
+        " or the path of such a file.",
         secret=True,
     )
     output_url_allow: tuple[AllowedUrls, ...] = _setting(
         "OUTPUT_URL_ALLOW",
         parse_allow_list,
         "",
-        "Where requests may have outputs uploaded: hosts and URL prefixes (`s3://bucket/prefix`), as in MODEL_URL_ALLOW;"
-        " default: nowhere.",
+        "Where requests may have outputs uploaded: hosts and URL prefixes (`s3://bucket/prefix`), as in"
+        " MODEL_URL_ALLOW; default: nowhere.",
     )
     prepend_filenames: bool = _setting(
         "PREPEND_FILENAMES",

@@ -298,7 +298,10 @@ def validated(model: type[_Model], document: object) -> _Model:
         return model.model_validate(document)
     except ValidationError as error:
         found = [
-            (_location(problem["loc"], document), "unknown field" if problem["type"] == "extra_forbidden" else problem["msg"])
+            (
+                _location(problem["loc"], document),
+                "unknown field" if problem["type"] == "extra_forbidden" else problem["msg"],
+            )
             for problem in error.errors(include_url=False, include_input=False)
         ]
         message = "; ".join(f"{where or 'document'}: {what}" for where, what in found)

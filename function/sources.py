@@ -175,9 +175,7 @@ def parse_allow_list(text: str) -> tuple[AllowedUrls, ...]:
     return tuple(parse_allowed(entry.strip()) for entry in text.split(",") if entry.strip())
 
 
-def check_allowed(
-    url: SourceUrl, allow: Iterable[AllowedUrls], *, what: str, setting: str = "MODEL_URL_ALLOW"
-) -> None:
+def check_allowed(url: SourceUrl, allow: Iterable[AllowedUrls], *, what: str, setting: str = "MODEL_URL_ALLOW") -> None:
     """Refuse a URL that no entry allows.
 
     Raises:

@@ -6,14 +6,22 @@ import hashlib
 import re
 from typing import TYPE_CHECKING
 
+from function.answers import with_prefixes
 from function.errors import InvalidRequestError
+from function.handover import LEGACY_WEBHOOK, WEBHOOK_V2, WebhookTarget
 from function.http.responses import json_response
-from function.job import Job, derived_job_id, random_job_id
+from function.http.upload_targets import parse_upload
+from function.job import Job, derived_job_id, parse_webhook_url, random_job_id
+from function.workflow import parse_workflow
 
 if TYPE_CHECKING:
     from typing import Any
 
     from flask import Request, Response
+
+    from function.config import Settings
+    from function.handover import UploadTarget
+    from function.http.prompt_request import ClientRequest
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -43,31 +51,66 @@ def wants_no_wait(request: Request) -> bool:
 
 
 def read_job(
-    request: Request, identity: tuple[str, str], workflow: dict[str, Any], *, label: str, preloads: tuple[str, ...] = ()
-) -> Job:
-    """The job of a sender who gets the files in the answer, or at once a 202 if that is preferred.
+    request: Request,
+    identity: tuple[str, str],
+    wanted: ClientRequest,
+    workflow: dict[str, Any],
+    *,
+    settings: Settings,
+    preloads: tuple[str, ...] = (),
+    shown: dict[str, Any] | None = None,
+) -> tuple[Job, list[str]]:
+    """The job of a sender who gets the files in the answer, or at once a 202 if that is preferred; and warnings.
 
     It is stored only if somebody may ask for it again.
 
     Args:
         request: Whose headers say how it is to be answered.
         identity: From `identify`.
+        wanted: What the request asks for.
         workflow: The graph.
-        label: The sender's own name for it.
+        settings: What is allowed.
         preloads: As `Job.preloads`.
+        shown: More of the request that answers repeat.
+
+    Raises:
+        InvalidWorkflowError: The graph is none.
+        InvalidRequestError: A webhook or an upload that can't be, or that is not allowed.
     """
     job_id, digest = identity
-    asynchronous = wants_no_wait(request)
-    return Job(
+    webhooks = _webhooks(wanted)
+    upload, unattended = parse_upload(wanted, settings.output_url_allow)
+    asynchronous = unattended or bool(webhooks) or wants_no_wait(request)
+    warnings = []
+    if upload and wanted.webhook and not wanted.webhook_v2:
+        upload, warnings = None, ["the upload is ignored, because webhook gets the files"]
+    job = Job(
         job_id=job_id,
-        workflow=workflow,
-        label=label,
+        workflow=with_prefixes(parse_workflow(workflow), wanted.id or job_id, keep_prefix=settings.prepend_filenames),
+        label=wanted.id,
         stored=asynchronous or bool(digest),
         interactive=True,
         asynchronous=asynchronous,
+        webhooks=webhooks,
         request_sha256=digest,
         preloads=preloads,
+        convert_output=wanted.conversion,
+        upload=upload,
+        request=_shown(wanted, upload) | (shown or {}),
     )
+    return job, warnings
+
+
+def _webhooks(wanted: ClientRequest) -> tuple[WebhookTarget, ...]:
+    urls = {WEBHOOK_V2: wanted.webhook_v2, LEGACY_WEBHOOK: wanted.webhook}
+    return tuple(WebhookTarget(parse_webhook_url(url, what=form), form) for form, url in urls.items() if url)
+
+
+def _shown(wanted: ClientRequest, upload: UploadTarget | None) -> dict[str, Any]:
+    shown = wanted.shown()
+    if "http_upload" in shown:  # its URL may hold a password
+        shown["http_upload"] |= {"url_prefix": upload.url_prefix if upload and not upload.is_s3 else ""}
+    return shown
 
 
 def accepted(job: Job, **members: Any) -> Response:  # noqa: ANN401  (JSON is any value)

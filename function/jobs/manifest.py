@@ -27,8 +27,8 @@ def to_timestamp(moment: datetime) -> str:
 def to_job_record(job: Job, *, created_at: str) -> bytes:
     """The record of a job, without what may be a secret: credentials, and the queries of its workflow's URLs."""
     upload = replace(job.upload, credentials=()) if job.upload else None
-    kept = replace(job, workflow=without_url_queries(job.workflow), upload=upload, created_at=created_at)
-    return to_json(asdict(kept))
+    workflow, request = without_url_queries(job.workflow), without_url_queries(job.request)
+    return to_json(asdict(replace(job, workflow=workflow, request=request, upload=upload, created_at=created_at)))
 
 
 def parse_job_record(data: bytes) -> Job:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from function.errors import InvalidRequestError, JobMissingError, NotHereError, StorageUnavailableError
 from function.inputs import copy_own_inputs, store_inline_inputs
-from function.job import random_job_id
+from function.job import JOB_ID, random_job_id
 from function.jobs.labels import labelled, note_label
 from function.workflow import without_url_queries
 
@@ -152,8 +152,9 @@ class Jobs:
         return again.job_id
 
     def find(self, label: str) -> list[str]:
-        """Ids of the jobs that clients of comfyui-api gave this id and that have not ended, the newest first."""
-        states = [self.records.state(job_id) for job_id in labelled(self.results, label)]
+        """Ids of the jobs that their clients know by this id and that have not ended, the newest first."""
+        own = [label] if JOB_ID.fullmatch(label) else []
+        states = [self.records.state(job_id) for job_id in own + labelled(self.results, label)]
         return [state.job_id for state in states if state.created_at and not state.finished]
 
     def resume(self, job_id: str) -> None:

@@ -49,9 +49,7 @@ class Letters:
     def write(self, job: Job, result: JobResult) -> list[Letter]:
         """Every letter, in an order that follows from the job and its result alone."""
         return [
-            Letter(target.url, message)
-            for target in job.webhooks
-            for message in self._messages(job, result, target)
+            Letter(target.url, message) for target in job.webhooks for message in self._messages(job, result, target)
         ]
 
     def _messages(self, job: Job, result: JobResult, target: WebhookTarget) -> Iterator[Callable[[], Message]]:

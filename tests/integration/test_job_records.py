@@ -20,6 +20,7 @@ from function.errors import (
     JobPoisonedError,
     JobRunningError,
 )
+from function.handover import WebhookTarget
 from function.job import Job, JobResult, Output, random_job_id
 from function.jobs.manifest import parse_manifest, to_manifest, to_timestamp
 from function.jobs.records import MAX_ATTEMPTS, JobRecords
@@ -269,11 +270,11 @@ def test_an_asynchronous_job_is_open_until_it_is_closed(store: ObjectStore) -> N
 def test_a_job_with_a_webhook_is_open_too_and_its_request_has_time(store: ObjectStore) -> None:
     """Until it must have ended nobody else need care."""
     records = JobRecords(store)
-    new = replace(job(), webhook_url="https://shop.example/")
+    new = replace(job(), webhooks=(WebhookTarget("https://shop.example/"),))
     records.submit(new, not_before="2026-01-02T03:04:05.678Z")
     assert [info.key for info in records.open_jobs().objects] == [f"open/{new.job_id}"]
     assert records.not_before(new.job_id) == "2026-01-02T03:04:05.678Z"
-    assert records.load(new.job_id).webhook_url == new.webhook_url
+    assert records.load(new.job_id).webhooks == new.webhooks
 
 
 def test_jobs_are_listed_newest_first_page_by_page(store: ObjectStore) -> None:

@@ -14,11 +14,13 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 
+from function.handover import WebhookTarget
 from function.job import Job, JobResult, random_job_id
 from function.jobs.records import JobRecords
 from function.storage import open_store
 from function.storage.connecting import ConnectionRules
 from function.webhooks.delivery import Webhooks
+from function.webhooks.letters import Letters
 from function.webhooks.records import WebhookRecords
 from function.webhooks.schedule import Schedule
 from function.webhooks.sending import Sender
@@ -141,6 +143,7 @@ def make_webhooks(
     """
     arguments = {
         "send": Sender(HERE, secrets=(SECRET,)).post,
+        "write": Letters(store).write,
         "count": (outcomes if outcomes is not None else []).append,
         "schedule": Schedule() if pauses is None else Schedule(pauses, jitter=0),
     }
@@ -150,7 +153,11 @@ def make_webhooks(
 def ended_job(store: ObjectStore, url: str, **changes: Any) -> JobResult:
     """The result of a job with a webhook that has just ended and is still open; `changes` replaces fields of it."""
     records = JobRecords(store)
-    job = Job(random_job_id(), workflow={"1": {"class_type": "X", "inputs": {"text": "s3cret"}}}, webhook_url=url)
+    job = Job(
+        random_job_id(),
+        workflow={"1": {"class_type": "X", "inputs": {"text": "s3cret"}}},
+        webhooks=(WebhookTarget(url),) if url else (),
+    )
     records.submit(job)
     result = JobResult(job.job_id, "completed", 1, "mine", "2026-01-02T03:04:05.678Z", timings={"total": 0.1})
     return records.finish(replace(result, **changes))

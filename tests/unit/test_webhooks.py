@@ -118,8 +118,8 @@ def test_the_state_is_read_from_the_records() -> None:
     )
     assert (state.over, state.tries, state.last_try_at) == (False, 2, NOW + timedelta(minutes=4))
     assert state_of(["job.json"]).tries == 0
-    assert state_of(["job.json", "webhook-1.json", "webhook-over.json"]).over
-    assert state_of([]).over
+    assert state_of(["webhook-1.json", "webhook-over.json"]).over
+    assert state_of(["webhook.1-2.json"]).tries == 2
 
 
 def test_the_first_try_is_due_at_once() -> None:

@@ -92,7 +92,8 @@ class Sender:
 def _exchange(connection: HTTPConnection, target: SourceUrl, headers: Mapping[str, str], message: Message) -> Answer:
     own = {"User-Agent": "comfyfn", "Connection": "close", "Content-Length": str(len(message.body))}
     try:
-        connection.request("POST", target.target, body=iter(message.pieces()), headers={**headers, **own})
+        body = message.body if isinstance(message.body, bytes) else iter(message.body)
+        connection.request("POST", target.target, body=body, headers={**headers, **own})
         with closing(connection.getresponse()) as answer:
             return Answer(answer.status, f"{target.origin}: HTTP {answer.status}")
     except (OSError, HTTPException) as error:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tests.support.storage import S3Server
 
 AT_ONCE = (0.0,) * 8
+SHORTLY = (1.0,) * 8  # longer than a try takes, so that two of them never overlap
 SOON = 20.0  # seconds within which a cut-off has to show; the limits under test are far shorter
 
 
@@ -133,10 +134,10 @@ def test_errors_of_the_receiver_are_tried_again_by_other_processes_with_the_same
     outcomes: list[str] = []
     with Receiver(500, 503, 429, 200) as receiver:
         result = ended_job(store, receiver.url)
-        make_webhooks(store, pauses=AT_ONCE, outcomes=outcomes).see_off(result.job_id)
+        make_webhooks(store, pauses=SHORTLY, outcomes=outcomes).see_off(result.job_id)
         wait_until(lambda: len(outcomes) == 1, what="try 1")
         for tries in (2, 3, 4):  # the store's clock counts full seconds: a sweep in the second of a try finds none due
-            webhooks = make_webhooks(store, pauses=AT_ONCE, outcomes=outcomes)
+            webhooks = make_webhooks(store, pauses=SHORTLY, outcomes=outcomes)
             sweep_until(webhooks, lambda tries=tries: len(outcomes) >= tries, f"try {tries}")
         wait_until(lambda: is_over(store, result.job_id), what="the delivery")
         assert {request.headers["webhook-id"] for request in receiver.requests} == {result.job_id}

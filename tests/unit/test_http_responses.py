@@ -62,6 +62,8 @@ def test_an_error_is_its_line_its_code_and_its_details() -> None:
     assert json.loads(answer.get_data()) == {
         "error": "no such model",
         "code": "model_missing",
+        "message": "no such model",
+        "statusCode": 422,
         "node_errors": {"1": {}},
     }
     assert "Retry-After" not in answer.headers

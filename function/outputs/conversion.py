@@ -92,7 +92,7 @@ def save_image(image: Image.Image, target: BinaryIO, conversion: Conversion) -> 
         image.save(target, kind, save_all=True, **options, **_animation(image))
         return
     still = ImageOps.exif_transpose(image)
-    still.info = {}  # or it would be written too
+    still.info = {name: value for name, value in still.info.items() if name == "transparency"}  # the rest is metadata
     _TONES[kind](still).save(target, kind, **options)
 
 

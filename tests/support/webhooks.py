@@ -1,4 +1,4 @@
-"""A real receiver of webhooks whose answers a test decides, and a process that sends some."""
+"""A real receiver of webhooks and uploads whose answers a test decides, and a process that sends webhooks."""
 
 from __future__ import annotations
 
@@ -42,10 +42,11 @@ class Received:
     target: str
     headers: dict[str, str]
     body: bytes
+    method: str = "POST"
 
 
 class Receiver:
-    """Answers POST with one status after the other, the last one again and again.
+    """Answers POST and PUT with one status after the other, the last one again and again.
 
     Attributes:
         answers: Statuses; 0 holds the request until `release` and then answers 200.
@@ -99,13 +100,15 @@ class _Handler(BaseHTTPRequestHandler):
         """Take a webhook."""
         headers = {name.lower(): value for name, value in self.headers.items()}
         body = self.rfile.read(int(headers["content-length"]))
-        status = self._receiver.take(Received(self.path, headers, body))
+        status = self._receiver.take(Received(self.path, headers, body, self.command))
         if not status:
             self._receiver.release.wait()
         self.send_response(status or 200)
         if self._receiver.location:
             self.send_header("Location", self._receiver.location)
         self.end_headers()
+
+    do_PUT = do_POST  # noqa: N815  (the name that the base class looks for)
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 def note_label(store: ObjectStore, job: Job) -> None:
-    """Make a job findable by its label, if it has one; before it is recorded, so that no recorded job is missed."""
+    """Make a recorded job findable by its label, if it has one."""
     if job.label:
         store.create(_key(job.label, job.job_id), b"{}")
 
 
 def labelled(store: ObjectStore, label: str) -> list[str]:
-    """Ids of the jobs with this label, the newest first; a job that was never recorded or is gone may be among them."""
+    """Ids of the jobs with this label, the newest first; one that is gone may be among them."""
     found = sorted(store.list_page(_key(label, "")).objects, key=lambda info: info.modified_at, reverse=True)
     return [info.key.rpartition("/")[2] for info in found]
 

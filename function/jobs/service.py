@@ -123,11 +123,11 @@ class Jobs:
         """
         if job.outlives_request:
             self._refuse_unrunnable(job)
-        if job.request:  # of a client that knows its job by the label
-            note_label(self.results, job)
         workflow = store_inline_inputs(job.workflow, job.job_id, self.results)
         not_before = self._dispatcher.answer_by() if self._dispatcher and not job.asynchronous else ""
         new = self.records.submit(replace(job, workflow=workflow), not_before=not_before)
+        if job.request:  # of a client that knows its job by the label
+            note_label(self.results, job)
         if refusal:
             self.records.fail(job.job_id, refusal)
         if job.asynchronous and self._dispatcher:

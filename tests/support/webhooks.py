@@ -153,14 +153,11 @@ def make_webhooks(
     return Webhooks(JobRecords(store), WebhookRecords(store), **(arguments | changes))
 
 
-def ended_job(store: ObjectStore, url: str, **changes: Any) -> JobResult:
-    """The result of a job with a webhook that has just ended and is still open; `changes` replaces fields of it."""
+def ended_job(store: ObjectStore, *urls: str, **changes: Any) -> JobResult:
+    """The result of a job with webhooks that has just ended and is still open; `changes` replaces fields of it."""
     records = JobRecords(store)
-    job = Job(
-        random_job_id(),
-        workflow={"1": {"class_type": "X", "inputs": {"text": "s3cret"}}},
-        webhooks=(WebhookTarget(url),) if url else (),
-    )
+    workflow = {"1": {"class_type": "X", "inputs": {"text": "s3cret"}}}
+    job = Job(random_job_id(), workflow, webhooks=tuple(map(WebhookTarget, urls)))
     records.submit(job)
     result = JobResult(job.job_id, "completed", 1, "mine", "2026-01-02T03:04:05.678Z", timings={"total": 0.1})
     return records.finish(replace(result, **changes))

@@ -59,6 +59,12 @@ class JobMissingError(ComfyfnError):
     status = 404
 
 
+class RecordInvalidError(ComfyfnError):
+    """A record of a job can't be read: something else wrote to RESULTS_URL; trying again does not help."""
+
+    code = "record_invalid"
+
+
 class IdempotencyConflictError(ComfyfnError):
     """An Idempotency-Key came again with another request."""
 

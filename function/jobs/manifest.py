@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from function.errors import RecordInvalidError
 from function.handover import parse_handover
 from function.job import Job, JobResult, Output
 from function.workflow import without_url_queries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_Record = TypeVar("_Record")
 
 MAX_MANIFEST_BYTES = 16 * 1024**2
 
@@ -31,9 +37,8 @@ def to_job_record(job: Job, *, created_at: str) -> bytes:
     return to_json(asdict(replace(job, workflow=workflow, request=request, upload=upload, created_at=created_at)))
 
 
-def parse_job_record(data: bytes) -> Job:
-    """Read a job's record; the inverse of `to_job_record` but for the secrets."""
-    record = json.loads(data)
+def parse_job(record: dict[str, Any]) -> Job:
+    """A job from its record; the inverse of `to_job_record` but for the secrets."""
     return Job(**record | parse_handover(record) | {"preloads": tuple(record["preloads"])})
 
 
@@ -47,9 +52,28 @@ def to_manifest(result: JobResult) -> dict[str, Any]:
 
 
 def parse_manifest(data: bytes) -> JobResult:
-    """Read a stored manifest; the inverse of `to_manifest`."""
-    manifest = json.loads(data)
-    return JobResult(**{**manifest, "outputs": tuple(Output(**output) for output in manifest["outputs"])})
+    """Read a stored manifest; the inverse of `to_manifest`.
+
+    Raises:
+        RecordInvalidError: It is none.
+    """
+
+    def build(manifest: dict[str, Any]) -> JobResult:
+        return JobResult(**{**manifest, "outputs": tuple(Output(**output) for output in manifest["outputs"])})
+
+    return parse_record("result.json", data, build)
+
+
+def parse_record(name: str, data: bytes, build: Callable[[Any], _Record]) -> _Record:
+    """Build what a record's JSON stands for.
+
+    Raises:
+        RecordInvalidError: Naming the record; its content is not repeated.
+    """
+    try:
+        return build(json.loads(data))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RecordInvalidError(f"{name} is damaged: delete the job's records or restore it") from error
 
 
 def to_json(document: object) -> bytes:

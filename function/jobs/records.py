@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 from contextlib import suppress
@@ -17,14 +16,16 @@ from function.errors import (
     JobMissingError,
     JobPoisonedError,
     JobRunningError,
+    RecordInvalidError,
     RetryableError,
 )
 from function.job import failed_result
 from function.jobs.labels import forget_label
 from function.jobs.manifest import (
     MAX_MANIFEST_BYTES,
-    parse_job_record,
+    parse_job,
     parse_manifest,
+    parse_record,
     to_job_record,
     to_json,
     to_manifest,
@@ -111,12 +112,13 @@ class JobRecords:
 
         Raises:
             JobMissingError: There is none of this id, or none any more.
+            RecordInvalidError: The record is damaged.
         """
         try:
             data = self._store.get(_job_key(job_id), max_bytes=MAX_MANIFEST_BYTES)
         except ObjectMissingError as error:
             raise JobMissingError(f"there is no job {job_id}") from error
-        return parse_job_record(data)
+        return parse_record(_job_key(job_id), data, parse_job)
 
     def state(self, job_id: str) -> JobState:
         """What all records of a job say now, by one request."""
@@ -188,11 +190,12 @@ class JobRecords:
         """How far the last attempt was at its last beat; None before the first one."""
         if not state.attempts:
             return None
+        key = _beat_key(state.job_id, state.attempts[-1].number)
         try:
-            data = self._store.get(_beat_key(state.job_id, state.attempts[-1].number), max_bytes=MAX_MANIFEST_BYTES)
+            data = self._store.get(key, max_bytes=MAX_MANIFEST_BYTES)
         except ObjectMissingError:
             return None
-        return Progress(**json.loads(data)["progress"])
+        return parse_record(key, data, lambda record: Progress(**record["progress"]))
 
     def hand_back(self, job_id: str, attempt: int, error: RetryableError) -> None:
         """End an attempt without a result, so that the next one may begin at once."""
@@ -252,12 +255,13 @@ class JobRecords:
         """
         return self._store.list_page(_open_key(""))
 
-    def not_before(self, job_id: str) -> str:
-        """What the last `open` of a job said; "" when it is open no more."""
+    def not_before(self, job_id: str) -> datetime | None:
+        """What the last `open` of a job said; None when it said nothing or the job is open no more."""
         try:
-            return str(json.loads(self._store.get(_open_key(job_id), max_bytes=MAX_MANIFEST_BYTES))["not_before"])
+            data = self._store.get(_open_key(job_id), max_bytes=MAX_MANIFEST_BYTES)
         except ObjectMissingError:
-            return ""
+            return None
+        return parse_record(_open_key(job_id), data, _not_before)
 
     def newest(self, *, limit: int, after: str = "") -> tuple[list[str], str]:
         """Ids of jobs, the newest first, and what to pass as `after` for the next ones ("": there are none)."""
@@ -289,8 +293,12 @@ class JobRecords:
         return count
 
     def _forget_label(self, job_id: str) -> None:
-        with suppress(JobMissingError):  # what an earlier failure left behind
+        with suppress(JobMissingError, RecordInvalidError):  # left behind by an earlier failure, or damaged
             forget_label(self._store, self.load(job_id))
+
+
+def _not_before(record: dict[str, str]) -> datetime | None:
+    return datetime.fromisoformat(record["not_before"]) if record["not_before"] else None
 
 
 def _refuse_poisoned(state: JobState) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from function.errors import ComfyfnError
+from function.errors import ComfyfnError, StorageUnavailableError
 from function.jobs.dispatch import HELD_SECONDS
 from function.jobs.manifest import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from function.jobs.dispatch import Dispatcher
     from function.jobs.records import JobRecords
@@ -89,6 +90,14 @@ class Sweep:
             self._running.release()
 
     def _look_after(self, job_id: str) -> None:
+        try:
+            self._see_to(job_id)
+        except StorageUnavailableError:
+            raise
+        except ComfyfnError as error:  # of this job: the others are seen to all the same
+            _log.warning("sweep: job %s: %s", job_id, error.message)
+
+    def _see_to(self, job_id: str) -> None:
         state = self._records.state(job_id)
         if state.created_at is None:  # recorded no further than that, or expired
             self._records.close(job_id)
@@ -99,7 +108,7 @@ class Sweep:
 
     def _is_due(self, job_id: str) -> bool:
         not_before = self._records.not_before(job_id)
-        return not not_before or datetime.fromisoformat(not_before) <= self._clock()
+        return not_before is None or not_before <= self._clock()
 
     def _keep_sweeping(self) -> None:
         while True:

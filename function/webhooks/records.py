@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 from dataclasses import asdict, dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from function.errors import JobMissingError
 from function.job import JOB_ID
-from function.jobs.manifest import to_json, to_timestamp, utc_now
+from function.jobs.manifest import parse_record, to_json, to_timestamp, utc_now
 from function.jobs.records import DEAD_LETTERS
 from function.storage.objects import ObjectMissingError
 from function.webhooks.schedule import OVER, WebhookState, parse_webhook_state
@@ -101,9 +100,10 @@ class WebhookRecords:
         """Every dead letter, in the order of their jobs' ids."""
         for info in self._store.list_objects(DEAD_LETTERS):
             try:
-                yield DeadLetter(**json.loads(self._store.get(info.key, max_bytes=_MAX_RECORD_BYTES)))
+                data = self._store.get(info.key, max_bytes=_MAX_RECORD_BYTES)
             except ObjectMissingError:  # somebody has it tried again just now
                 continue
+            yield parse_record(info.key, data, lambda record: DeadLetter(**record))
 
     def revive(self, job_id: str) -> None:
         """Have the webhooks of a job that were given up tried again from the start.

@@ -275,7 +275,7 @@ def test_a_job_with_a_webhook_is_open_too_and_its_request_has_time(store: Object
     new = replace(job(), webhooks=(WebhookTarget("https://shop.example/"),))
     records.submit(new, not_before="2026-01-02T03:04:05.678Z")
     assert [info.key for info in records.open_jobs().objects] == [f"open/{new.job_id}"]
-    assert records.not_before(new.job_id) == "2026-01-02T03:04:05.678Z"
+    assert records.not_before(new.job_id) == datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
     assert records.load(new.job_id).webhooks == new.webhooks
 
 

@@ -233,4 +233,4 @@ class _Tracked:
 
     def is_called(self, client_id: str) -> bool:
         """Whether its client knows it by this id."""
-        return client_id in {self.job.job_id, self.job.label}
+        return client_id == self.job.job_id or (bool(self.job.request) and client_id == self.job.label)

@@ -79,11 +79,9 @@ def read_job(
     """
     job_id, digest = identity
     webhooks = _webhooks(wanted)
-    upload, unattended = parse_upload(wanted, settings.output_url_allow)
+    target, unattended = parse_upload(wanted, settings.output_url_allow)
     asynchronous = unattended or bool(webhooks) or wants_no_wait(request)
-    warnings = []
-    if upload and wanted.webhook and not wanted.webhook_v2:
-        upload, warnings = None, ["the upload is ignored, because webhook gets the files"]
+    ignored = target is not None and wanted.webhook is not None and wanted.webhook_v2 is None
     job = Job(
         job_id=job_id,
         workflow=with_prefixes(parse_workflow(workflow), wanted.id or job_id, keep_prefix=settings.prepend_filenames),
@@ -95,10 +93,10 @@ def read_job(
         request_sha256=digest,
         preloads=preloads,
         convert_output=wanted.conversion,
-        upload=upload,
-        request=_shown(wanted, upload) | (shown or {}),
+        upload=None if ignored else target,
+        request=_shown(wanted, target) | (shown or {}),
     )
-    return job, warnings
+    return job, ["the upload is ignored, because webhook gets the files"] * ignored
 
 
 def _webhooks(wanted: ClientRequest) -> tuple[WebhookTarget, ...]:
@@ -106,10 +104,12 @@ def _webhooks(wanted: ClientRequest) -> tuple[WebhookTarget, ...]:
     return tuple(WebhookTarget(parse_webhook_url(url, what=form), form) for form, url in urls.items() if url)
 
 
-def _shown(wanted: ClientRequest, upload: UploadTarget | None) -> dict[str, Any]:
+def _shown(wanted: ClientRequest, target: UploadTarget | None) -> dict[str, Any]:
+    """The request's fields, without the password that the URL of an upload may hold."""
     shown = wanted.shown()
-    if "http_upload" in shown:  # its URL may hold a password
-        shown["http_upload"] |= {"url_prefix": upload.url_prefix if upload and not upload.is_s3 else ""}
+    block = shown.pop("http_upload", None)
+    if block and target and not target.is_s3:
+        shown["http_upload"] = block | {"url_prefix": target.url_prefix}
     return shown
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageOps
 
+from function.errors import StorageUnavailableError
 from function.outputs.reading import DiskFile
 
 if TYPE_CHECKING:
@@ -58,17 +59,19 @@ class Converter:
             source: The file; closed when the converted one is returned.
 
         Raises:
-            NotAnImageError: It is no image, or a larger one than Pillow opens.
+            NotAnImageError: It is no image, or a larger one than Pillow opens or the format has.
+            StorageUnavailableError: The converted file can't be written.
         """
         if not self._conversion.applies_to(name):
             return source
         with self._lock:
             path = self._directory / self.name_of(name)
             if self._done.get(name) != source.version:
-                self._done.pop(name, None)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("wb") as target:
+                part = path.with_name(f"{path.name}.part")  # the one before may still be read
+                with part.open("wb") as target:
                     _convert(source, target, self._conversion)
+                part.replace(path)
                 self._done[name] = source.version
             source.close()
             return DiskFile(path, version=source.version)
@@ -79,9 +82,11 @@ def _convert(source: EngineFileSource, target: BinaryIO, conversion: Conversion)
         with Image.open(source.whole()) as image:
             save_image(image, target, conversion)
     except Image.DecompressionBombError:
-        raise NotAnImageError("is an image of more pixels than are converted") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise NotAnImageError("is no image that can be converted") from error
+        raise NotAnImageError("has more pixels than are converted") from None
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's own have no errno
+        if isinstance(error, OSError) and error.errno:
+            raise StorageUnavailableError(f"a converted file can't be written: {error.strerror}") from error
+        raise NotAnImageError(f"can't be read as an image or not be written as {conversion.format}") from error
 
 
 def save_image(image: Image.Image, target: BinaryIO, conversion: Conversion) -> None:

@@ -101,7 +101,7 @@ def test_an_image_that_is_none_fails_the_job_and_is_named(tmp_path: Path) -> Non
     folder = folder_in(tmp_path)
     with (
         InlineOutputs(folder) as outputs,
-        pytest.raises(NodeFailedError, match=r"node 9: reported 'a.png', which is no image"),
+        pytest.raises(NodeFailedError, match=r"node 9: reported 'a.png', which can't be read as an image"),
     ):
         outputs.finish([written(tmp_path, "a.png", content=b"no image")])
 

@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from function.streamed import DocumentWithFiles, to_json
-from function.workflow import OUTPUT_INPUT, replace_inputs
+from function.workflow import OUTPUT_INPUT, check_relative, replace_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,16 +44,19 @@ def safe_name(text: str) -> str:
 
 
 def with_prefixes(workflow: Workflow, identity: str, *, keep_prefix: bool) -> Workflow:
-    """The workflow whose files are named by its client's id: `<id>_<filename_prefix>`, or `<id>` alone."""
+    """The workflow whose files are named by its client's id: `<id>_<filename_prefix>`, or `<id>` alone.
+
+    Raises:
+        InputRefusedError: A prefix points outside, which an id before it would hide.
+    """
     name = safe_name(identity)
-    return replace_inputs(
-        workflow,
-        {
-            (node_id, OUTPUT_INPUT): f"{name}_{prefix}" if keep_prefix else name
-            for node_id, node in workflow.items()
-            if isinstance(prefix := node["inputs"].get(OUTPUT_INPUT), str)
-        },
-    )
+    named: dict[tuple[str, str], str] = {}
+    for node_id, node in workflow.items():
+        prefix = node["inputs"].get(OUTPUT_INPUT)
+        if isinstance(prefix, str):
+            check_relative(prefix, what=f"node {node_id}, input {OUTPUT_INPUT}")
+            named[node_id, OUTPUT_INPUT] = f"{name}_{prefix}" if keep_prefix else name
+    return replace_inputs(workflow, named)
 
 
 def to_document(

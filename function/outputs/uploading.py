@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from functools import partial
 from http.client import HTTPException
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,7 @@ class Uploader:
             InputRefusedError, NodeFailedError, EngineUnavailableError: As from `OutputFolder`.
         """
         for name, file in dict(folder.outputs(files)).items():
-            self._see_through(target, name, lambda: folder.open(file), check)  # noqa: B023  (called at once)
+            self._see_through(target, name, partial(folder.open, file), check)
 
     def _see_through(
         self, target: UploadTarget, name: str, open_file: Callable[[], HashingReader], check: Callable[[], None]
@@ -92,6 +93,8 @@ class Uploader:
                         raise _failure(name, error) from error
                 except (StorageUnavailableError, InputRefusedError) as error:
                     raise _failure(name, error) from error
+                except ValueError as error:  # it became shorter
+                    raise UploadFailedError(f"the output {name} changed while it was uploaded") from error
             self._sleep(pause_seconds)
         return None
 

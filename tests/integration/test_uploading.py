@@ -19,10 +19,13 @@ from tests.support.storage import ignore_sleep
 from tests.support.webhooks import HERE, Receiver
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
 
+    from function.engine.results import EngineFile
+    from function.outputs.reading import HashingReader
     from tests.support.storage import S3Server
 
 
@@ -87,6 +90,22 @@ def test_a_private_server_is_not_reached_unless_that_is_allowed(tmp_path: Path) 
         with pytest.raises(UploadFailedError, match="ALLOW_PRIVATE_NETWORKS=true"):
             send(Uploader(ConnectionRules(plain_http=True)), f"http://127.0.0.1:{receiver.port}/", tmp_path, "a.png")
         assert receiver.requests == []
+
+
+def test_a_file_that_becomes_shorter_is_not_uploaded(tmp_path: Path) -> None:
+    """What was promised to the server can't be sent any more."""
+    file = written(tmp_path, "a.mp4", "j1", content=LARGE_FILE)
+
+    class Shrinking(OutputFolder):
+        def open(self, file: EngineFile, *, on_bytes: Callable[[int], None] = lambda _: None) -> HashingReader:
+            source = super().open(file, on_bytes=on_bytes)
+            (tmp_path / "j1" / "a.mp4").write_bytes(b"short")
+            return source
+
+    with Receiver() as receiver:
+        target = UploadTarget(f"http://127.0.0.1:{receiver.port}/")
+        with pytest.raises(UploadFailedError, match=r"the output a.mp4 changed"):
+            Uploader(HERE).send(target, Shrinking(tmp_path, "j1"), [file], check=nothing)
 
 
 def test_a_cancelled_job_uploads_no_more(tmp_path: Path) -> None:

@@ -18,12 +18,14 @@ from function.jobs.service import Jobs
 from function.jobs.sweep import Sweep
 from function.models.background import BackgroundModels
 from function.models.opening import open_models
+from function.outputs.uploading import Uploader
 from function.pipeline import Line
 from function.storage import open_store
 from function.storage.connecting import ConnectionRules
 from function.storage.origins import input_rules
 from function.validation.policy import Policy
 from function.webhooks.delivery import TRY_SECONDS, Webhooks
+from function.webhooks.letters import Letters
 from function.webhooks.records import WebhookRecords
 from function.webhooks.sending import Sender
 
@@ -72,6 +74,7 @@ def _webhooks(settings: Settings, records: JobRecords, results: ObjectStore, met
         records,
         WebhookRecords(results),
         send=Sender(rules, secrets=settings.webhook_secrets).post,
+        write=Letters(results).write,
         count=lambda outcome: metrics.webhooks.labels(outcome=outcome).inc(),
     )
 
@@ -95,6 +98,7 @@ def build_line(settings: Settings, supervisor: Supervisor, jobs: Jobs, *, metric
         background=BackgroundModels(models.lookup, models.cache, deadline_seconds=settings.deadline_seconds),
         inputs=jobs.own_inputs.sources,
         results=jobs.results,
+        uploader=_uploader(settings),
         engine=Engine(
             supervisor,
             metrics=metrics,
@@ -105,6 +109,11 @@ def build_line(settings: Settings, supervisor: Supervisor, jobs: Jobs, *, metric
         gpus=NvmlReader(visible=settings.visible_gpus),
         output_dir=settings.output_dir,
     )
+
+
+def _uploader(settings: Settings) -> Uploader:
+    rules = ConnectionRules(allow_private=settings.allow_private_networks, plain_http=True)
+    return Uploader(rules, credentials=settings.model_url_credentials)
 
 
 def _policy(settings: Settings) -> Policy:

@@ -158,15 +158,29 @@ class Settings:
         "MODEL_URL_CREDENTIALS",
         read_credentials,
         "",
-        "What requests to some of these URLs carry: a JSON list of `url_pattern` and `auth`, or the path of such a"
-        " file. For input files only if INPUT_URL_ALLOW is set.",
+        "What requests to some of these URLs, and to those of uploads, carry: a JSON list of `url_pattern` and `auth`,"
+        " or the path of such a file. For input files only if INPUT_URL_ALLOW is set.",
         secret=True,
+    )
+    output_url_allow: tuple[AllowedUrls, ...] = _setting(
+        "OUTPUT_URL_ALLOW",
+        parse_allow_list,
+        "",
+        "Where requests may have outputs uploaded: hosts and URL prefixes (`s3://bucket/prefix`), as in"
+        " MODEL_URL_ALLOW; default: nowhere.",
+    )
+    prepend_filenames: bool = _setting(
+        "PREPEND_FILENAMES",
+        boolean,
+        "true",
+        "Names of the files that `POST /prompt` and `/workflow` save: `true`: `<id>_<filename_prefix>`, `false`:"
+        " `<id>` alone.",
     )
     allow_private_networks: bool = _setting(
         "ALLOW_PRIVATE_NETWORKS",
         boolean,
         "false",
-        "Whether these URLs, those of input files and those of webhooks may lead to addresses of private networks, and"
+        "Whether these URLs, those of input files, uploads and webhooks may lead to addresses of private networks, and"
         " credentials go over plain http.",
     )
     allow_pickle_models: bool = _setting(

@@ -47,6 +47,13 @@ class InvalidRequestError(ComfyfnError):
     status = 400
 
 
+class UnsupportedMediaTypeError(ComfyfnError):
+    """The Content-Type says that the body is no JSON; it was not read."""
+
+    code = "unsupported_media_type"
+    status = 415
+
+
 class BodyTooLargeError(ComfyfnError):
     """The body is larger than MAX_BODY_SIZE_MB; it was not read."""
 
@@ -199,6 +206,13 @@ class DeadlineExceededError(JobFailedError):
 
     code = "deadline_exceeded"
     status = 504
+
+
+class UploadFailedError(JobFailedError):
+    """An output could not be brought to where its sender wants it."""
+
+    code = "upload_failed"
+    status = 502
 
 
 class JobPoisonedError(JobFailedError):

@@ -87,7 +87,7 @@ class JobHandler:
 
     @contextmanager
     def _tracking(self, job: Job) -> Iterator[_Tracked]:
-        tracked = _Tracked()
+        tracked = _Tracked(job)
         with self._tracked_lock:
             if job.job_id in self._tracked:
                 raise JobRunningError(f"job {job.job_id} is running in this pod")
@@ -185,11 +185,28 @@ class JobHandler:
             JobMissingError: There is no such job.
         """
         self._jobs().records.cancel(job_id)
+        self._end_here(job_id)
+
+    def _end_here(self, job_id: str) -> None:
         if tracked := self._tracked.get(job_id):
             reason = JobCancelledError(f"job {job_id} was cancelled")
             tracked.waiting.cancel(reason)
             tracked.running.cancel(reason)
             self._admission.look_again()
+
+    def stop(self, client_id: str) -> bool:
+        """End the newest job that its client knows by an id, wherever it is; whether there was one to be ended.
+
+        A job that stores nothing is known only to the process that has it.
+        """
+        here = [tracked.job for tracked in tuple(self._tracked.values()) if tracked.is_called(client_id)]
+        if here and not here[-1].stored:
+            self._end_here(here[-1].job_id)
+            return True
+        found = [here[-1].job_id] if here else self._jobs().find(client_id)[:1]
+        for job_id in found:
+            self.cancel(job_id)
+        return bool(found)
 
     def progress(self, job_id: str) -> Progress | None:
         """How far a job is that waits or runs in this process."""
@@ -207,8 +224,13 @@ class JobHandler:
 class _Tracked:
     """A job that this process has admitted."""
 
-    def __init__(self) -> None:
+    def __init__(self, job: Job) -> None:
+        self.job = job
         self.progress = Progress("queued", 0.0)
         self.is_replay = False  # its result was there already
         self.waiting = Cancellation()  # ends its wait for the GPU
         self.running = Cancellation()  # ends its run
+
+    def is_called(self, client_id: str) -> bool:
+        """Whether its client knows it by this id."""
+        return client_id == self.job.job_id or (bool(self.job.request) and client_id == self.job.label)

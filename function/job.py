@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import PydanticCustomError
 
 from function.errors import InvalidRequestError, TemplateMissingError
+from function.handover import WebhookTarget
 from function.request_credentials import RequestCredentials, to_credentials
 from function.sources import parse_source_url
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from function.credentials import UrlCredential
     from function.errors import ComfyfnError
+    from function.handover import Conversion, UploadTarget
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -138,11 +140,14 @@ class Job:
         stored: Whether records, outputs and manifest go to RESULTS_URL; otherwise the caller gets the bytes.
         interactive: Whether somebody waits for the answer: such jobs get the GPU before the others.
         asynchronous: Whether the sender was answered when the job was recorded, so that we must see it through.
-        webhook_url: Who is told of its end; "" for nobody.
+        webhooks: Who is told of its end.
         request_sha256: Digest of the request behind an Idempotency-Key; "" without one.
         created_at: When it was recorded, ISO 8601 in UTC; "" before that.
         preloads: Keys below MODELS_URL of models that must be there and that the graph does not name.
         credentials: What requests to the URLs in the graph carry. They are never stored, shown or logged.
+        convert_output: What its images are turned into; None: they stay as the engine wrote them.
+        upload: Where its outputs are uploaded before it counts as completed; None: nowhere.
+        request: The request's other fields, as answers to clients of comfyui-api repeat them; never a credential.
     """
 
     job_id: str
@@ -152,16 +157,19 @@ class Job:
     stored: bool = True
     interactive: bool = False
     asynchronous: bool = False
-    webhook_url: str = ""
+    webhooks: tuple[WebhookTarget, ...] = ()
     request_sha256: str = ""
     created_at: str = ""
     preloads: tuple[str, ...] = ()
     credentials: tuple[UrlCredential, ...] = field(default=(), repr=False)
+    convert_output: Conversion | None = None
+    upload: UploadTarget | None = None
+    request: dict[str, Any] = field(default_factory=dict)
 
     @property
     def outlives_request(self) -> bool:
         """Whether we must see it through to its end, whatever becomes of the request that asked for it."""
-        return self.asynchronous or bool(self.webhook_url)
+        return self.asynchronous or bool(self.webhooks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +202,11 @@ class Output:
     url: str = ""
     data: bytes | None = field(default=None, repr=False)
 
+    @property
+    def path(self) -> str:
+        """Its name with its folder, which no other output of the job has."""
+        return f"{self.subfolder}/{self.filename}" if self.subfolder else self.filename
+
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
@@ -208,7 +221,8 @@ class JobResult:
         outputs: Output files in the order of node ids and files; empty when failed.
         texts: Text outputs: node id to its strings.
         error: `{"code", "message", ...details}` when failed, else None.
-        timings: Seconds per stage: `queued`, `models`, `inputs`, `executing`, `storing`, `total`.
+        timings: Seconds per stage: `models`, `inputs`, `executing`, `storing`, `uploading` if there is one, `total`.
+        execution: When the engine ran it, in ms since 1970: `start`, `end`, and `nodes`, node id to its start.
     """
 
     job_id: str
@@ -220,6 +234,7 @@ class JobResult:
     texts: dict[str, list[str]] = field(default_factory=dict)
     error: dict[str, Any] | None = None
     timings: dict[str, float] = field(default_factory=dict)
+    execution: dict[str, Any] = field(default_factory=dict)
 
 
 def failed_result(
@@ -252,13 +267,13 @@ def parse_job_document(document: object, *, job_id: str, templates: Templates) -
         workflow=filled.workflow,
         label=parsed.label,
         deadline_seconds=parsed.deadline_seconds,
-        webhook_url=parse_webhook_url(parsed.webhook.url) if parsed.webhook else "",
+        webhooks=(WebhookTarget(parse_webhook_url(parsed.webhook.url)),) if parsed.webhook else (),
         preloads=filled.preloads,
         credentials=to_credentials(parsed.credentials),
     )
 
 
-def parse_webhook_url(text: str) -> str:
+def parse_webhook_url(text: str, *, what: str = "webhook.url") -> str:
     """The URL of a receiver, checked as far as it can be without asking for its address.
 
     Raises:
@@ -269,7 +284,8 @@ def parse_webhook_url(text: str) -> str:
     except ValueError:
         url = None
     if url is None or url.scheme == "s3":
-        raise InvalidRequestError("webhook.url: expected an http or https URL without a user name and password")
+        message = f"{what}: expected an http or https URL without a user name and password"
+        raise InvalidRequestError(message, details={"location": what})
     return text
 
 
@@ -289,15 +305,12 @@ def validated(model: type[_Model], document: object) -> _Model:
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        raise InvalidRequestError(_describe(error)) from error
-
-
-def _describe(error: ValidationError) -> str:
-    problems = [
-        f"{'.'.join(str(part) for part in problem['loc']) or 'document'}: {_reason(problem)}"
-        for problem in error.errors(include_url=False, include_input=False)
-    ]
-    return "; ".join(problems)
+        found = [
+            (_location(problem["loc"], document), _reason(problem))
+            for problem in error.errors(include_url=False, include_input=False)
+        ]
+        message = "; ".join(f"{where or 'document'}: {what}" for where, what in found)
+        raise InvalidRequestError(message, details={"location": found[0][0]}) from error
 
 
 def _reason(problem: ErrorDetails) -> str:
@@ -307,3 +320,14 @@ def _reason(problem: ErrorDetails) -> str:
     if problem["type"] == "union_tag_invalid":
         return f"expected a type that is one of {problem['ctx']['expected_tags']}"
     return problem["msg"]
+
+
+def _location(parts: tuple[int | str, ...], document: object) -> str:
+    """Where in a document a problem lies: pydantic's path without the names of the alternatives that it tried."""
+    found, place = [], document
+    for number, part in enumerate(parts):
+        if isinstance(place, dict) and part not in place and number < len(parts) - 1:
+            continue
+        place = place.get(part) if isinstance(place, dict) else None
+        found.append(str(part))
+    return ".".join(found)

@@ -231,6 +231,10 @@ class Function:
         """End a job wherever it is; see `JobHandler.cancel`."""
         self._handler.cancel(job_id)
 
+    def interrupt(self, client_id: str) -> bool:
+        """End a job by the id that its client knows; see `JobHandler.stop`."""
+        return self._handler.stop(client_id)
+
     def progress(self, job_id: str) -> Progress | None:
         """How far a job is that waits or runs in this process."""
         return self._handler.progress(job_id)

@@ -13,7 +13,7 @@ from function.job import Job, JobResult, failed_result
 from function.jobs.attempt import run_attempt
 from function.jobs.manifest import to_timestamp, utc_now
 from function.models.references import localise_models, stamp_loaders
-from function.outputs.files import OutputFolder
+from function.outputs.files import OutputFolder, converter_of
 from function.outputs.inline import InlineOutputs
 from function.outputs.stored import StoredOutputs
 from function.validation.check import check_workflow
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from function.models.cache import ModelCache
     from function.models.lookup import ModelLookup
     from function.models.references import ModelRef
+    from function.outputs.uploading import Uploader
     from function.storage.objects import ObjectStore
     from function.telemetry import OnProgress, Progress
     from function.transfer.client import FetcherProcess
@@ -53,6 +54,7 @@ class Line:
     background: BackgroundModels
     inputs: InputSources
     results: ObjectStore
+    uploader: Uploader
     engine: Engine
     gpus: NvmlReader
     output_dir: Path
@@ -155,7 +157,8 @@ def _attempt(job: Job, line: Line, turn: Turn, attempt: int, watch: Stopwatch) -
 
     workflow = _checked(job, line)
     references = _references(workflow, job, line)
-    folder = OutputFolder(line.output_dir, job.job_id, view=line.engine.view)
+    converter = converter_of(line.output_dir, job.job_id, job.convert_output)
+    folder = OutputFolder(line.output_dir, job.job_id, view=line.engine.view, converter=converter)
     with line.models.ensure(references, deadline=turn.deadline, on_progress=on_preparation) as etags:
         watch.lap("models")
         with (
@@ -183,6 +186,9 @@ def _attempt(job: Job, line: Line, turn: Turn, attempt: int, watch: Stopwatch) -
                 turn.on_executed()
             outputs = collector.finish(run.files)
             watch.lap("storing")
+            if job.upload:
+                line.uploader.send(job.upload, folder, run.files, check=turn.cancellation.check)
+                watch.lap("uploading")
     return JobResult(
         job_id=job.job_id,
         status="completed",
@@ -192,6 +198,7 @@ def _attempt(job: Job, line: Line, turn: Turn, attempt: int, watch: Stopwatch) -
         outputs=outputs,
         texts=dict(run.texts),
         timings=watch.timings(),
+        execution=run.execution,
     )
 
 
@@ -200,4 +207,4 @@ def _collector(
 ) -> StoredOutputs | InlineOutputs:
     if job.stored:
         return StoredOutputs(line.results, folder, attempt=attempt, on_progress=on_progress)
-    return InlineOutputs(folder)
+    return InlineOutputs(folder, keep=job.upload is None)

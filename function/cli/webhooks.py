@@ -48,7 +48,7 @@ def retry(job_ids: tuple[str, ...], *, everything: bool) -> None:
         raise click.UsageError("name jobs, or --all")
     records = _records()
     failed = False
-    for job_id in job_ids or [letter.job_id for letter in records.dead_letters()]:
+    for job_id in job_ids or dict.fromkeys(letter.job_id for letter in records.dead_letters()):
         try:
             records.revive(job_id)
             click.echo(f"{job_id}: will be sent again")

@@ -139,7 +139,7 @@ class EngineClient:
         entry = self._api.history(prompt_id, timeout_seconds=self._patience(limits, _RECORD_SECONDS))
         if entry is None:
             raise EngineUnavailableError("the engine has no record of the run that it ended")
-        run = parse_run(prompt_id, entry, node_seconds=progress.node_seconds)
+        run = parse_run(prompt_id, entry, node_seconds=progress.node_seconds, node_starts=progress.node_starts)
         progress.finish()
         return run
 

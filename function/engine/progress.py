@@ -31,6 +31,12 @@ class RunProgress:
         on_progress: Told of each change.
         outputs: Its output nodes; none: not known, and taken to be those that no node is linked to.
         clock: Monotonic seconds.
+        time_of_day: Seconds since 1970.
+
+    Attributes:
+        node_seconds: Time of each node that ran, as seen from here.
+        node_starts: When each of them began, in ms since 1970.
+        ended: Whether the run is over.
     """
 
     def __init__(
@@ -41,6 +47,7 @@ class RunProgress:
         on_progress: OnProgress,
         outputs: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
+        time_of_day: Callable[[], float] = time.time,
     ) -> None:
         self._workflow = workflow
         self._prompt_id = prompt_id
@@ -48,11 +55,13 @@ class RunProgress:
         self._outputs = outputs
         self._needed = needed_nodes(workflow, outputs)
         self._clock = clock
+        self._time_of_day = time_of_day
         self._parts: dict[str, _Steps] = {}
         self._last = Progress("executing", 0.0, nodes_total=len(self._needed))
         self._node = self._shown_node = ""
         self._node_since = 0.0
         self.node_seconds: dict[str, float] = {}
+        self.node_starts: dict[str, int] = {}
         self.ended = False
 
     @property
@@ -99,6 +108,7 @@ class RunProgress:
         self._node, self._node_since = "" if self.ended else str(node_id), now
         if not self.ended:
             self._shown_node = str(shown or node_id)
+            self.node_starts.setdefault(self._node, int(self._time_of_day() * 1000))
 
     def _tell(self) -> None:
         parts = [self._parts.get(node_id, _NOTHING) for node_id in self._needed]

@@ -57,15 +57,24 @@ class EngineRun:
         files: In the order of nodes as ComfyUI reports them.
         texts: Text outputs: node id to its strings.
         node_seconds: Time of each node that ran, as seen from here; a node from the cache is not listed.
+        execution: When it ran, in ms since 1970: `start` and `end` as the engine noted them, and `nodes`, node id to
+            its start.
     """
 
     prompt_id: str
     files: tuple[EngineFile, ...] = ()
     texts: dict[str, list[str]] = field(default_factory=dict)
     node_seconds: dict[str, float] = field(default_factory=dict)
+    execution: dict[str, Any] = field(default_factory=dict)
 
 
-def parse_run(prompt_id: str, entry: Mapping[str, Any], *, node_seconds: Mapping[str, float]) -> EngineRun:
+def parse_run(
+    prompt_id: str,
+    entry: Mapping[str, Any],
+    *,
+    node_seconds: Mapping[str, float],
+    node_starts: Mapping[str, int] | None = None,
+) -> EngineRun:
     """Read the history entry of a run that ended.
 
     Every list that holds objects with a `filename` counts as files, whatever its key: custom nodes invent keys.
@@ -84,9 +93,17 @@ def parse_run(prompt_id: str, entry: Mapping[str, Any], *, node_seconds: Mapping
         outputs = [(_shown_node(entry, node_id), output) for node_id, output in (entry.get("outputs") or {}).items()]
         files = tuple(file for node_id, output in outputs for file in _files(node_id, output))
         texts = _texts(outputs)
+        execution = _times(status) | {"nodes": dict(node_starts or {})}
     except (AttributeError, TypeError, LookupError, ValueError) as error:
         raise EngineUnavailableError("the engine's record of the run is not what ComfyUI writes") from error
-    return EngineRun(prompt_id, files, texts, dict(node_seconds))
+    return EngineRun(prompt_id, files, texts, dict(node_seconds), execution)
+
+
+def _times(status: Mapping[str, Any]) -> dict[str, int]:
+    """When the run began and ended, by the messages that the engine kept of it."""
+    noted = {kind: data.get("timestamp") for kind, data in status.get("messages") or ()}
+    ends = {"start": noted.get("execution_start"), "end": noted.get("execution_success")}
+    return {name: at for name, at in ends.items() if isinstance(at, int)}
 
 
 def _shown_node(entry: Mapping[str, Any], node_id: str) -> str:

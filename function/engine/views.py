@@ -62,6 +62,10 @@ class ViewedFile:
         """The beginning of what was read, which has the dimensions of nearly every image."""
         return io.BytesIO(self._head)
 
+    def whole(self) -> io.BytesIO:
+        """All of it, read."""
+        return io.BytesIO(self.read())
+
     def close(self) -> None:
         """End the connection, also in the middle of the file."""
         self._response.close()

@@ -27,6 +27,7 @@ _ROUTES = Map(
     [
         Rule("/", methods=["POST"], endpoint=("cloudevents", "receive")),
         Rule("/prompt", methods=["POST"], endpoint=("prompt", "run")),
+        Rule("/interrupt", methods=["POST"], endpoint=("interrupt", "interrupt")),
         Rule("/workflow", methods=["GET"], endpoint=("workflows", "show_names")),
         Rule("/workflow/<path:name>", methods=["GET"], endpoint=("workflows", "show")),
         Rule("/workflow/<path:name>", methods=["POST"], endpoint=("workflows", "run")),

@@ -2,61 +2,68 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from function.errors import error_of
-from function.http.responses import connection_of, json_response, parse_json, read_body
-from function.http.streamed import DocumentWithFiles
+from function.answers import request_members, to_document
+from function.errors import InvalidWorkflowError, error_of
+from function.http.prompt_request import PromptRequest, ignored_fields
+from function.http.responses import check_json, connection_of, parse_json, read_body, to_response
 from function.http.submitting import accepted, identify, read_job
 from function.job import validated
 from function.outputs.stored import with_data
-from function.request_credentials import RequestCredentials, to_credentials
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from flask import Request, Response
 
     from function.job import Job, JobResult
     from function.lifecycle import Function
 
 
-class PromptRequest(BaseModel):
-    """The request body."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    prompt: dict[str, Any] = Field(description="The workflow in ComfyUI's API format.")
-    id: Annotated[str, Field(max_length=256, description="The caller's own name for the job.")] = ""
-    credentials: RequestCredentials = Field(default_factory=list)
-
-
 def run(function: Function, request: Request) -> Response:
     """Run one workflow to its end; nothing is stored, the answer carries every output file in base64.
 
-    With `Prefer: respond-async` or an `Idempotency-Key` the job is stored.
+    With a webhook, an upload that nobody waits for, or `Prefer: respond-async`, the answer is 202 at once. Such a job
+    is stored, and so is one with an `Idempotency-Key`.
     """
-    with function.admitted():
+    check_json(request)
+    with function.admitted(), located("prompt"):
         body = read_body(request, max_bytes=function.settings.max_body_bytes)
-        wanted = validated(PromptRequest, parse_json(body))
+        document = parse_json(body)
+        wanted = validated(PromptRequest, document)
         identity = identify(request, body)
         del body
-        credentials = to_credentials(wanted.credentials)
-        job = read_job(request, identity, wanted.prompt, label=wanted.id, credentials=credentials)
-        return answer(function, request, job)
+        job, warnings = read_job(request, identity, wanted, wanted.prompt, settings=function.settings)
+        return answer(function, request, job, warnings=[*ignored_fields(document, wanted), *warnings])
 
 
-def answer(function: Function, request: Request, job: Job, **members: Any) -> Response:  # noqa: ANN401  (JSON is any value)
-    """Run a job, or record it where its sender doesn't wait; the answer, with more members in it."""
+@contextmanager
+def located(place: str) -> Iterator[None]:
+    """Have an error about the whole workflow say where the request has it."""
+    try:
+        yield
+    except InvalidWorkflowError as error:
+        error.details.setdefault("location", place)
+        raise
+
+
+def answer(function: Function, request: Request, job: Job, *, warnings: list[str]) -> Response:
+    """Run a job, or record it where its sender doesn't wait; the answer, with what is to be said beside it."""
     if job.asynchronous:
         function.submit(job)
-        return accepted(job, id=job.label or job.job_id, **members)
-    return json_response(to_answer(job, _ended(function, job, request), **members))
+        said = {"warnings": warnings} if warnings else {}
+        return accepted(job, **request_members(job), status="ok", **said)
+    result = _ended(function, job, request)
+    files = [output.data or b"" for output in result.outputs]
+    document = to_document(job, result, files, warnings=warnings)
+    return to_response(document, headers={"Content-Type": "application/json"})
 
 
 def _ended(function: Function, job: Job, request: Request) -> JobResult:
-    """The job's result with the bytes of its files.
+    """The job's result, with the bytes of its files unless they were uploaded.
 
     Raises:
         ComfyfnError: It failed, now or when the same request came before.
@@ -64,27 +71,7 @@ def _ended(function: Function, job: Job, request: Request) -> JobResult:
     result = function.handle(job, connection=connection_of(request))
     if result.error:
         raise error_of(result.error)
-    if not job.stored:
+    if not job.stored or job.upload:
         return result
     store = function.jobs.results
     return replace(result, outputs=tuple(with_data(store, result, output) for output in result.outputs))
-
-
-def to_answer(job: Job, result: JobResult, **members: Any) -> DocumentWithFiles:  # noqa: ANN401  (JSON is any value)
-    """The answer's members as comfyui-api has them: `images` and `filenames` run side by side; stats in ms."""
-    milliseconds = {stage: round(seconds * 1000) for stage, seconds in result.timings.items()}
-    after: dict[str, Any] = {
-        "filenames": [output.filename for output in result.outputs],
-        "stats": {
-            "comfy_execution": {"duration": milliseconds["executing"]},
-            "preprocess_time": milliseconds["models"] + milliseconds["inputs"],
-            "comfy_round_trip_time": milliseconds["executing"],
-            "postprocess_time": milliseconds["storing"],
-            "total_time": milliseconds["total"],
-        },
-    }
-    if result.texts:
-        after["texts"] = result.texts
-    images = [output.data or b"" for output in result.outputs]
-    before = {"id": job.label or job.job_id, "prompt": job.workflow}
-    return DocumentWithFiles(before, "images", images, after | members)

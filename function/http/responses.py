@@ -7,9 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Response
 
-from function.errors import BodyTooLargeError, ComfyfnError, InvalidRequestError, RetryableError
-from function.http.streamed import DocumentWithFiles, to_json
+from function.errors import (
+    BodyTooLargeError,
+    ComfyfnError,
+    InvalidRequestError,
+    RetryableError,
+    UnsupportedMediaTypeError,
+)
 from function.setting_values import MIB
+from function.streamed import DocumentWithFiles, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +23,16 @@ if TYPE_CHECKING:
 
     from flask import Request
     from werkzeug.exceptions import HTTPException
+
+
+def check_json(request: Request) -> None:
+    """Refuse a request that does not say that its body is JSON, before the body is read.
+
+    Raises:
+        UnsupportedMediaTypeError: It says something else, or nothing.
+    """
+    if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
+        raise UnsupportedMediaTypeError("the body must be JSON: send the header Content-Type: application/json")
 
 
 def read_body(request: Request, *, max_bytes: int) -> bytes:
@@ -82,13 +98,18 @@ def json_response(
 def error_response(error: ComfyfnError) -> Response:
     """Answer with an error: its line, its code and its details."""
     headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, RetryableError) else None
-    return json_response(
-        {"error": error.message, "code": error.code, **error.details}, status=error.status, headers=headers
-    )
+    document = {"error": error.message, "code": error.code, **_as_fastify(error.status, error.message), **error.details}
+    return json_response(document, status=error.status, headers=headers)
 
 
 def http_error_response(error: HTTPException) -> Response:
     """Answer with an error of the routing: no such route, no such method."""
-    document = {"error": error.name, "code": error.name.lower().replace(" ", "_")}
+    status = error.code or 500
+    document = {"error": error.name, "code": error.name.lower().replace(" ", "_"), **_as_fastify(status, error.name)}
     headers = {name: value for name, value in error.get_headers() if name == "Allow"}
-    return json_response(document, status=error.code or 500, headers=headers)
+    return json_response(document, status=status, headers=headers)
+
+
+def _as_fastify(status: int, message: str) -> dict[str, Any]:
+    """What clients of comfyui-api read of an error that its web framework answers."""
+    return {"message": message, "statusCode": status}

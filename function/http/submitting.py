@@ -6,16 +6,23 @@ import hashlib
 import re
 from typing import TYPE_CHECKING
 
+from function.answers import with_prefixes
 from function.errors import InvalidRequestError
+from function.handover import LEGACY_WEBHOOK, WEBHOOK_V2, WebhookTarget
 from function.http.responses import json_response
-from function.job import Job, derived_job_id, random_job_id
+from function.http.upload_targets import parse_upload, with_credentials
+from function.job import Job, derived_job_id, parse_webhook_url, random_job_id
+from function.request_credentials import to_credentials
+from function.workflow import parse_workflow
 
 if TYPE_CHECKING:
     from typing import Any
 
     from flask import Request, Response
 
-    from function.credentials import UrlCredential
+    from function.config import Settings
+    from function.handover import UploadTarget
+    from function.http.prompt_request import ClientRequest
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -47,37 +54,66 @@ def wants_no_wait(request: Request) -> bool:
 def read_job(
     request: Request,
     identity: tuple[str, str],
+    wanted: ClientRequest,
     workflow: dict[str, Any],
     *,
-    label: str,
+    settings: Settings,
     preloads: tuple[str, ...] = (),
-    credentials: tuple[UrlCredential, ...] = (),
-) -> Job:
-    """The job of a sender who gets the files in the answer, or at once a 202 if that is preferred.
+    shown: dict[str, Any] | None = None,
+) -> tuple[Job, list[str]]:
+    """The job of a sender who gets the files in the answer, or at once a 202 if that is preferred; and warnings.
 
     It is stored only if somebody may ask for it again.
 
     Args:
         request: Whose headers say how it is to be answered.
         identity: From `identify`.
+        wanted: What the request asks for.
         workflow: The graph.
-        label: The sender's own name for it.
+        settings: What is allowed.
         preloads: As `Job.preloads`.
-        credentials: As `Job.credentials`.
+        shown: More of the request that answers repeat.
+
+    Raises:
+        InvalidWorkflowError: The graph is none.
+        InvalidRequestError: A webhook or an upload that can't be, or that is not allowed.
     """
     job_id, digest = identity
-    asynchronous = wants_no_wait(request)
-    return Job(
+    webhooks = _webhooks(wanted)
+    credentials = to_credentials(wanted.credentials)
+    target, unattended = parse_upload(wanted, settings.output_url_allow)
+    asynchronous = unattended or bool(webhooks) or wants_no_wait(request)
+    ignored = target is not None and wanted.webhook is not None and wanted.webhook_v2 is None
+    job = Job(
         job_id=job_id,
-        workflow=workflow,
-        label=label,
+        workflow=with_prefixes(parse_workflow(workflow), wanted.id or job_id, keep_prefix=settings.prepend_filenames),
+        label=wanted.id,
         stored=asynchronous or bool(digest),
         interactive=True,
         asynchronous=asynchronous,
+        webhooks=webhooks,
         request_sha256=digest,
         preloads=preloads,
         credentials=credentials,
+        convert_output=wanted.conversion,
+        upload=None if ignored or target is None else with_credentials(target, credentials),
+        request=_shown(wanted, target) | (shown or {}),
     )
+    return job, ["the upload is ignored, because webhook gets the files"] * ignored
+
+
+def _webhooks(wanted: ClientRequest) -> tuple[WebhookTarget, ...]:
+    urls = {WEBHOOK_V2: wanted.webhook_v2, LEGACY_WEBHOOK: wanted.webhook}
+    return tuple(WebhookTarget(parse_webhook_url(url, what=form), form) for form, url in urls.items() if url)
+
+
+def _shown(wanted: ClientRequest, target: UploadTarget | None) -> dict[str, Any]:
+    """The request's fields, without the password that the URL of an upload may hold."""
+    shown = wanted.shown()
+    block = shown.pop("http_upload", None)
+    if block and target and not target.is_s3:
+        shown["http_upload"] = block | {"url_prefix": target.url_prefix}
+    return shown
 
 
 def accepted(job: Job, **members: Any) -> Response:  # noqa: ANN401  (JSON is any value)

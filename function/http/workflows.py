@@ -1,49 +1,42 @@
 """`/workflow`: templates by name, run as `POST /prompt` runs a workflow.
 
-comfyui-api takes the parameters in `input`. Beside it they may stand in the body itself, where `id` and `input` are
-not parameters.
+comfyui-api takes the parameters in `input`. Without it they may stand in the body itself, beside the fields that
+`POST /prompt` has too.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from function.answers import shown_workflow
 from function.errors import InvalidRequestError
-from function.http.prompt import answer
-from function.http.responses import json_response, parse_json, read_body
+from function.http.prompt import answer, located
+from function.http.prompt_request import ClientRequest, ignored_fields
+from function.http.responses import check_json, json_response, parse_json, read_body
 from function.http.submitting import identify, read_job
 from function.job import validated
-from function.request_credentials import RequestCredentials, to_credentials
 from function.templates.template import to_json_schema
 
 if TYPE_CHECKING:
     from flask import Request, Response
 
+    from function.job import FilledTemplate
     from function.lifecycle import Function
 
 
-class WorkflowRequest(BaseModel):
-    """The request body; what it does not name is a parameter."""
+class WorkflowRequest(ClientRequest):
+    """The request body; without `input`, what it does not name is a parameter."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    id: Annotated[str, Field(max_length=256, description="The caller's own name for the job.")] = ""
-    input: dict[str, Any] = Field(default_factory=dict, description="The parameters, by name.")
-    credentials: RequestCredentials = Field(default_factory=list)
+    input: dict[str, Any] | None = Field(default=None, description="The parameters, by name.")
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """All parameters.
-
-        Raises:
-            InvalidRequestError: One is given in the body and in `input`.
-        """
-        beside = self.model_extra or {}
-        if twice := beside.keys() & self.input.keys():
-            raise InvalidRequestError(f"{min(twice)!r} is given in the body and in input; leave one")
-        return {**beside, **self.input}
+        """All parameters."""
+        return (self.model_extra or {}) if self.input is None else self.input
 
 
 def show_names(function: Function, _request: Request) -> Response:
@@ -71,18 +64,35 @@ def show(function: Function, _request: Request, name: str) -> Response:
 
 def run(function: Function, request: Request, name: str) -> Response:
     """Run a template as `POST /prompt` runs a workflow; the answer also has every parameter's value, in `input`."""
-    with function.admitted():
+    check_json(request)
+    with function.admitted(), located("input"):
         body = read_body(request, max_bytes=function.settings.max_body_bytes)
-        wanted = validated(WorkflowRequest, parse_json(body))
+        document = parse_json(body)
+        wanted = validated(WorkflowRequest, document)
         identity = identify(request, body)
         del body
-        filled = function.templates.fill(name, wanted.parameters, job_id=identity[0])
-        job = read_job(
+        filled = _filled(function, name, wanted, job_id=identity[0])
+        job, warnings = read_job(
             request,
             identity,
+            wanted,
             filled.workflow,
-            label=wanted.id,
+            settings=function.settings,
             preloads=filled.preloads,
-            credentials=to_credentials(wanted.credentials),
+            shown={"input": shown_workflow(filled.parameters)},
         )
-        return answer(function, request, job, input=filled.parameters)
+        return answer(function, request, job, warnings=[*_ignored(document, wanted), *warnings])
+
+
+def _filled(function: Function, name: str, wanted: WorkflowRequest, *, job_id: str) -> FilledTemplate:
+    try:
+        return function.templates.fill(name, wanted.parameters, job_id=job_id)
+    except InvalidRequestError as error:
+        error.details.setdefault("location", "input")
+        raise
+
+
+def _ignored(document: dict[str, Any], wanted: WorkflowRequest) -> list[str]:
+    parameters = {} if wanted.input is not None else wanted.parameters
+    known = {name: value for name, value in document.items() if name not in parameters}
+    return list(ignored_fields(known, wanted))

@@ -14,6 +14,7 @@ Below RESULTS_URL:
     open/<job_id>                        there while a job that outlives its request is not done with; put again by who
                                          waits for it
     index/<inverted ms>-<job_id>         create-if-absent: newest first
+    labels/<digest>/<job_id>             create-if-absent: the jobs that clients of comfyui-api gave one id
 
 Create-if-absent is the only conditional write. Status is derived from what is there and never stored.
 """

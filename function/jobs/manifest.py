@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from function.errors import RecordInvalidError
-from function.job import JobResult, Output
+from function.handover import parse_handover
+from function.job import Job, JobResult, Output
+from function.workflow import without_url_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +28,21 @@ def utc_now() -> datetime:
 def to_timestamp(moment: datetime) -> str:
     """ISO 8601 in UTC with milliseconds and `Z`, as CloudEvents and JavaScript write it."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def to_job_record(job: Job, *, created_at: str) -> bytes:
+    """The record of a job, without what may be a secret: credentials, and the queries of its workflow's URLs."""
+    upload = replace(job.upload, credentials=()) if job.upload else None
+    workflow, request = without_url_secrets(job.workflow), without_url_secrets(job.request)
+    kept = replace(job, workflow=workflow, request=request, upload=upload, credentials=(), created_at=created_at)
+    record = asdict(kept)
+    del record["credentials"]  # they are for one request
+    return to_json(record)
+
+
+def parse_job(record: dict[str, Any]) -> Job:
+    """A job from its record; the inverse of `to_job_record` but for the secrets."""
+    return Job(**record | parse_handover(record) | {"preloads": tuple(record["preloads"])})
 
 
 def to_manifest(result: JobResult) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import socket
-from dataclasses import asdict, replace
+from contextlib import suppress
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -15,13 +16,17 @@ from function.errors import (
     JobMissingError,
     JobPoisonedError,
     JobRunningError,
+    RecordInvalidError,
     RetryableError,
 )
-from function.job import Job, JobResult, failed_result
+from function.job import failed_result
+from function.jobs.labels import forget_label
 from function.jobs.manifest import (
     MAX_MANIFEST_BYTES,
+    parse_job,
     parse_manifest,
     parse_record,
+    to_job_record,
     to_json,
     to_manifest,
     to_timestamp,
@@ -30,12 +35,12 @@ from function.jobs.manifest import (
 from function.jobs.state import FAILED, RETURNED, JobState, parse_state
 from function.storage.objects import ObjectMissingError
 from function.telemetry import Progress
-from function.workflow import without_url_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from function.errors import ComfyfnError
+    from function.job import Job, JobResult
     from function.storage.objects import Listing, ObjectStore
 
 MAX_ATTEMPTS = 3
@@ -81,9 +86,7 @@ class JobRecords:
             InvalidRequestError: The record is larger than can be kept.
         """
         created_at = to_timestamp(self._clock())
-        kept = asdict(replace(job, workflow=without_url_secrets(job.workflow), created_at=created_at))
-        del kept["credentials"]  # they are for one request
-        record = to_json(kept)
+        record = to_job_record(job, created_at=created_at)
         if len(record) > MAX_MANIFEST_BYTES:
             raise InvalidRequestError(f"workflow: larger than {MAX_MANIFEST_BYTES} bytes without the files in it")
         new = self._store.create(_job_key(job.job_id), record)
@@ -115,9 +118,7 @@ class JobRecords:
             data = self._store.get(_job_key(job_id), max_bytes=MAX_MANIFEST_BYTES)
         except ObjectMissingError as error:
             raise JobMissingError(f"there is no job {job_id}") from error
-        return parse_record(
-            _job_key(job_id), data, lambda record: Job(**record | {"preloads": tuple(record["preloads"])})
-        )
+        return parse_record(_job_key(job_id), data, parse_job)
 
     def state(self, job_id: str) -> JobState:
         """What all records of a job say now, by one request."""
@@ -282,14 +283,18 @@ class JobRecords:
         count = 0
         for info in self._store.list_objects(_INDEX, start_after=_index_key(to_timestamp(before), "")):
             job_id = _id_of(info.key)
-            for prefix in (f"outputs/{job_id}/", f"inputs/{job_id}/", f"jobs/{job_id}/"):
+            self._forget_label(job_id)
+            for prefix in (f"outputs/{job_id}/", f"inputs/{job_id}/", f"jobs/{job_id}/", DEAD_LETTERS + job_id):
                 for found in self._store.list_objects(prefix):
                     self._store.delete(found.key)
             self.close(job_id)
-            self._store.delete(DEAD_LETTERS + job_id)
             self._store.delete(info.key)
             count += 1
         return count
+
+    def _forget_label(self, job_id: str) -> None:
+        with suppress(JobMissingError, RecordInvalidError):  # left behind by an earlier failure, or damaged
+            forget_label(self._store, self.load(job_id))
 
 
 def _not_before(record: dict[str, str]) -> datetime | None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from function.credentials import matching_credential
 from function.errors import InvalidRequestError, JobMissingError, NotHereError, StorageUnavailableError
-from function.job import random_job_id
+from function.job import JOB_ID, random_job_id
+from function.jobs.labels import labelled, note_label
 from function.workflow import literal_inputs, parse_workflow, without_url_secrets
 
 if TYPE_CHECKING:
@@ -133,6 +134,8 @@ class Jobs:
         workflow = self.own_inputs.without(job) if refusal else self._recordable(job)
         not_before = self._dispatcher.answer_by() if self._dispatcher and not job.asynchronous else ""
         new = self.records.submit(replace(job, workflow=workflow), not_before=not_before)
+        if job.request:  # of a client that knows its job by the label
+            note_label(self.results, job)
         if refusal:
             self.records.fail(job.job_id, refusal)
         if job.asynchronous and self._dispatcher:
@@ -156,6 +159,12 @@ class Jobs:
         self.submit(replace(again, workflow=self.own_inputs.copy(job.workflow, job_id, again.job_id)))
         return again.job_id
 
+    def find(self, label: str) -> list[str]:
+        """Ids of the jobs that their clients know by this id and that have not ended, the newest first."""
+        own = [label] if JOB_ID.fullmatch(label) else []
+        states = [self.records.state(job_id) for job_id in own + labelled(self.results, label)]
+        return [state.job_id for state in states if state.created_at and not state.finished]
+
     def resume(self, job_id: str) -> None:
         """Send a job that was recorded before on its way.
 
@@ -176,6 +185,7 @@ class Jobs:
         """The workflow as a record can hold it; what can't be recorded is refused before files are fetched."""
         if not job.outlives_request:
             return self.own_inputs.store(job, remote=False)
+        _refuse_password_of_upload(job)
         workflow = self.own_inputs.without(job)
         _refuse_models_with_credentials(workflow, job)
         _refuse_secrets(workflow)
@@ -246,6 +256,15 @@ class Jobs:
             return self.status(job_id, near=near)
         except JobMissingError:  # it expires just now
             return None
+
+
+def _refuse_password_of_upload(job: Job) -> None:
+    if job.upload and job.upload.credentials:
+        raise InvalidRequestError(
+            "http_upload.url_prefix: a job that is answered at once is run from storage, which keeps no password and no"
+            " credentials: put them into MODEL_URL_CREDENTIALS",
+            details={"location": "http_upload.url_prefix"},
+        )
 
 
 def _refuse_secrets(workflow: Any) -> None:  # noqa: ANN401  (perhaps no graph)

@@ -2,52 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from function.errors import InputRefusedError, NodeFailedError
 from function.job import Output
+from function.outputs.conversion import Converter, NotAnImageError
+from function.outputs.reading import DiskFile, HashingReader
 from function.storage.objects import is_key, media_type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from function.engine.results import EngineFile
+    from function.handover import Conversion
+    from function.outputs.reading import EngineFileSource
 
 _OUTPUT_FOLDER = "output"
 _TEMP_FOLDER = "temp"
 
 
-class EngineFileSource(Protocol):
-    """The bytes of one file, from its beginning to its end.
+def converter_of(output_dir: Path, job_id: str, conversion: Conversion | None) -> Converter | None:
+    """What converts the files of a job; it puts them beside the job's own folder, where they are removed with it."""
+    return Converter(conversion, _converted_dir(output_dir, job_id)) if conversion else None
 
-    Attributes:
-        size_bytes: Its length when it was opened.
-        version: What changes when the file is written to or replaced, as it was when it was opened.
-    """
 
-    size_bytes: int
-    version: tuple[object, ...]
-
-    def read(self, size: int = -1, /) -> bytes:
-        """The next bytes, at most `size`; all that is left if it is negative."""
-        ...
-
-    def picture(self) -> BinaryIO | Path:
-        """What Pillow can open to see the dimensions, once the file was read to its end."""
-        ...
-
-    def close(self) -> None:
-        """Let it go."""
-        ...
+def _converted_dir(output_dir: Path, job_id: str) -> Path:
+    return output_dir / f"{job_id}.converted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +43,22 @@ class OutputFolder:
         output_dir: OUTPUT_DIR; a file that lies there is read from there.
         job_id: The job; its files lie in a folder of this name unless a workflow computes its own prefix.
         view: Reads a file through the engine where it does not lie in OUTPUT_DIR; None where the engine has none such.
+        converter: Turns images into another format; None: they are read as the engine wrote them.
     """
 
     output_dir: Path
     job_id: str
     view: Callable[[EngineFile], EngineFileSource | None] = lambda _: None
+    converter: Converter | None = None
 
     @contextmanager
     def removed_at_the_end(self) -> Iterator[None]:
-        """Remove the job's folder below OUTPUT_DIR at the end, whatever it holds by then."""
+        """Remove the job's folders below OUTPUT_DIR at the end, whatever they hold by then."""
         try:
             yield
         finally:
-            shutil.rmtree(self.output_dir / self.job_id, ignore_errors=True)
+            for directory in (self.output_dir / self.job_id, _converted_dir(self.output_dir, self.job_id)):
+                shutil.rmtree(directory, ignore_errors=True)
 
     def saved(self, files: Sequence[EngineFile]) -> list[tuple[str, EngineFile]]:
         """The files that were saved, each with its name below the job's folder.
@@ -114,22 +102,40 @@ class OutputFolder:
         return named
 
     def open(self, file: EngineFile, *, on_bytes: Callable[[int], None] = lambda _: None) -> HashingReader:
-        """Open one file.
+        """Open one file, converted if that is wanted.
 
         Raises:
             InputRefusedError: It lies outside OUTPUT_DIR.
-            NodeFailedError: It can't be read, or isn't there.
+            NodeFailedError: It can't be read or converted, or isn't there.
             EngineUnavailableError: It is read through the engine, which does not answer.
         """
-        source = self._on_disk(file) or self.view(file)
-        if source is None:
-            raise output_failure(file, "which can't be read: there is no such file")
+        source = self._source(file)
+        try:
+            if self.converter:
+                source = self.converter.open(self._relative(file), source)
+        except NotAnImageError as error:
+            source.close()
+            raise output_failure(file, f"which {error}") from error
+        except BaseException:
+            source.close()
+            raise
         return HashingReader(source, on_bytes=on_bytes)
 
     def version(self, file: EngineFile) -> tuple[object, ...]:
-        """What changes when the file is written to or replaced; raises as `open`."""
-        with self.open(file) as source:
+        """What changes when the engine's file is written to or replaced; raises as `open`."""
+        with closing(self._source(file)) as source:
             return source.version
+
+    def size_bytes(self, file: EngineFile) -> int:
+        """The length of the engine's file, before it is converted; raises as `open`."""
+        with closing(self._source(file)) as source:
+            return source.size_bytes
+
+    def _source(self, file: EngineFile) -> EngineFileSource:
+        source = self._on_disk(file) or self.view(file)
+        if source is None:
+            raise output_failure(file, "which can't be read: there is no such file")
+        return source
 
     def _on_disk(self, file: EngineFile) -> DiskFile | None:
         if file.folder_type != _OUTPUT_FOLDER:
@@ -145,69 +151,14 @@ class OutputFolder:
             raise output_failure(file, f"which can't be read: {error.strerror}") from error
 
     def _name(self, file: EngineFile) -> str:
+        name = self._relative(file)
+        return self.converter.name_of(name) if self.converter else name
+
+    def _relative(self, file: EngineFile) -> str:
         name = str(PurePosixPath(file.subfolder, file.filename))
         if not is_key(name):
             raise _outside(file)
         return name.removeprefix(f"{self.job_id}/")
-
-
-class DiskFile(FileIO):
-    """A file in OUTPUT_DIR; see `EngineFileSource`."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._path = path
-        status = os.fstat(self.fileno())
-        self.size_bytes = status.st_size
-        self.version: tuple[object, ...] = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-
-    def picture(self) -> Path:
-        """Its path: Pillow reads no more of it than it needs."""
-        return self._path
-
-
-class HashingReader:
-    """A source that is hashed while it is read; a context that closes it.
-
-    Args:
-        source: The file.
-        on_bytes: Called with the number of bytes of each read; an error that it raises ends the reading.
-
-    Attributes:
-        size_bytes: As of the source.
-        version: As of the source.
-        sha256: Digest of what was read.
-    """
-
-    def __init__(self, source: EngineFileSource, *, on_bytes: Callable[[int], None]) -> None:
-        self.size_bytes = source.size_bytes
-        self.version = source.version
-        self.sha256 = hashlib.sha256()
-        self._source = source
-        self._on_bytes = on_bytes
-
-    def __enter__(self) -> Self:
-        """It is open already."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the source."""
-        self._source.close()
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Read and hash."""
-        data = self._source.read(size)
-        self.sha256.update(data)
-        self._on_bytes(len(data))
-        return data
-
-    def image_size(self) -> tuple[int | None, int | None]:
-        """Width and height in pixels of an image that was read; None for what Pillow can't tell."""
-        try:
-            with Image.open(self._source.picture()) as image:
-                return image.size
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # no image, or its header goes on
-            return None, None
 
 
 def describe(name: str, file: EngineFile, source: HashingReader) -> Output:

@@ -15,11 +15,20 @@ if TYPE_CHECKING:
     from function.outputs.files import OutputFolder
 
 
-class InlineOutputs:
-    """The outputs of a job that stores nothing: read into memory once the run has ended."""
+_CHUNK_BYTES = 1024**2
 
-    def __init__(self, folder: OutputFolder) -> None:
+
+class InlineOutputs:
+    """The outputs of a job that stores nothing: read once the run has ended.
+
+    Args:
+        folder: Where the files lie.
+        keep: Whether the caller gets the bytes; otherwise they are only described.
+    """
+
+    def __init__(self, folder: OutputFolder, *, keep: bool = True) -> None:
         self._folder = folder
+        self._keep = keep
 
     def __enter__(self) -> Self:
         """Nothing to begin."""
@@ -43,5 +52,9 @@ class InlineOutputs:
 
     def _read(self, name: str, file: EngineFile) -> Output:
         with self._folder.open(file) as source:
+            if not self._keep:
+                while source.read(_CHUNK_BYTES):
+                    pass
+                return describe(name, file, source)
             data = source.read()
             return replace(describe(name, file, source), size_bytes=len(data), data=data)

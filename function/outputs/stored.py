@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Self
 
 from function.errors import ComfyfnError, InputRefusedError, StorageUnavailableError
 from function.outputs.files import describe, output_failure
-from function.storage.objects import ObjectMissingError, media_type_of
+from function.storage.objects import ObjectChangedError, ObjectMissingError, media_type_of
 from function.telemetry import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from function.engine.results import EngineFile
     from function.job import JobResult, Output
     from function.outputs.files import OutputFolder
-    from function.storage.objects import ObjectStore
+    from function.storage.objects import ObjectStore, RangeStream
     from function.telemetry import OnProgress
 
 _log = logging.getLogger("comfyfn.outputs")
@@ -45,6 +45,52 @@ def with_data(store: ObjectStore, result: JobResult, output: Output) -> Output:
         return replace(output, data=store.get(key, max_bytes=output.size_bytes))
     except ObjectMissingError as error:
         raise StorageUnavailableError(f"{output.url} is gone: its retention may be over") from error
+
+
+class StoredFile:
+    """A stored output that is read piece by piece, from its beginning each time.
+
+    Args:
+        store: Where RESULTS_URL points.
+        result: The result that lists it.
+        output: The output.
+    """
+
+    def __init__(self, store: ObjectStore, result: JobResult, output: Output) -> None:
+        self._store = store
+        self._key = output_key(result.job_id, result.attempt, output)
+        self._size_bytes = output.size_bytes
+
+    def __len__(self) -> int:
+        """Its length in bytes."""
+        return self._size_bytes
+
+    def pieces(self, size: int) -> Iterator[bytes]:
+        """Its bytes, in pieces of this size; the last one may be smaller.
+
+        Raises:
+            StorageUnavailableError: It can't be read to its end, or is gone.
+        """
+        if not self._size_bytes:
+            return
+        try:
+            etag = self._store.head(self._key).etag
+            with self._store.open_range(self._key, 0, self._size_bytes, etag=etag) as stream:
+                for start in range(0, self._size_bytes, size):
+                    yield _read_exactly(stream, min(size, self._size_bytes - start))
+        except (ObjectMissingError, ObjectChangedError) as error:
+            raise StorageUnavailableError(f"{self._store.object_url(self._key)} is gone") from error
+
+
+def _read_exactly(stream: RangeStream, size: int) -> bytes:
+    buffer = bytearray(size)
+    read = 0
+    while read < size:
+        count = stream.readinto(memoryview(buffer)[read:])
+        if not count:
+            raise StorageUnavailableError("an output broke off while it was read")
+        read += count
+    return bytes(buffer)
 
 
 class StoredOutputs:
@@ -106,7 +152,7 @@ class StoredOutputs:
         """
         named = self._folder.outputs(files)
         wanted = dict(named)
-        self._meter.expect({name: self._size_bytes(file) for name, file in wanted.items()})
+        self._meter.expect({name: self._folder.size_bytes(file) for name, file in wanted.items()})
         late = wanted.keys() - self._uploads.keys()
         for name, file in wanted.items():
             if name in late or not self._is_stored(name, file):
@@ -146,10 +192,6 @@ class StoredOutputs:
         if self._stopped.is_set():
             raise _StoppedError(name)
         self._meter.add(name, count_bytes)
-
-    def _size_bytes(self, file: EngineFile) -> int:
-        with self._folder.open(file) as source:
-            return source.size_bytes
 
     def _delete(self, names: Sequence[str]) -> None:
         try:

@@ -7,6 +7,9 @@ Below RESULTS_URL, beside the job's own records:
     jobs/<job_id>/webhook-over.json  create-if-absent: it was delivered, or given up
     webhooks/dead/<job_id>           create-if-absent: a dead letter; what became of a webhook that was given up
 
+A job may have several webhooks, each with records of its own: those of the second one are called `<job_id>.1` in place
+of `<job_id>`, and `webhook.1-<n>.json`. Which there are follows from the job and its result (`letters`).
+
 The keys of `webhooks/due/` are in the order of time, so a sweep reads those that are due and no others, however many
 wait for a receiver that is down. Such a key only says when to look; the job's records decide, so that a key that is
 left over, or there twice, does no harm. A webhook is delivered at least once: a pod that dies between the receiver's

@@ -6,15 +6,14 @@ import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from function.errors import ComfyfnError, JobMissingError
-from function.jobs.ended import to_ended_event
 from function.jobs.manifest import utc_now
-from function.webhooks.records import job_id_of
+from function.webhooks.records import delivery_id, delivery_of, split_delivery
 from function.webhooks.schedule import Schedule
 from function.webhooks.sending import Answer
-from function.webhooks.signing import Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +21,10 @@ if TYPE_CHECKING:
 
     from function.job import Job, JobResult
     from function.jobs.records import JobRecords
+    from function.webhooks.letters import Letter
     from function.webhooks.records import WebhookRecords
     from function.webhooks.schedule import WebhookState
+    from function.webhooks.signing import Message
 
 _log = logging.getLogger("comfyfn.webhooks")
 
@@ -42,12 +43,6 @@ class Send(Protocol):
         ...
 
 
-def to_message(_job: Job, result: JobResult) -> Message:
-    """The event of a job's end, as the event's sender gets it in reply."""
-    headers, body = to_ended_event(result)
-    return Message(result.job_id, headers, body)
-
-
 class Webhooks:
     """Sees webhooks to their receivers, several at once; what it knows is in storage.
 
@@ -57,7 +52,7 @@ class Webhooks:
         send: Sends one request.
         count: Called with the outcome of each try: `delivered`, `failed` (there will be another) or `dead`.
         schedule: When to try again.
-        render: What is sent of a job's end.
+        write: What is sent of a job's end, and to whom; the same each time.
         clock: The time of day.
     """
 
@@ -68,8 +63,8 @@ class Webhooks:
         *,
         send: Send,
         count: Callable[[str], None],
+        write: Callable[[Job, JobResult], list[Letter]],
         schedule: Schedule | None = None,
-        render: Callable[[Job, JobResult], Message] = to_message,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._jobs = jobs
@@ -77,7 +72,7 @@ class Webhooks:
         self._send = send
         self._count = count
         self._schedule = schedule or Schedule()
-        self._render = render
+        self._write = write
         self._clock = clock
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="webhook")
         self._lock = threading.Lock()
@@ -91,14 +86,20 @@ class Webhooks:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def see_off(self, job_id: str) -> None:
-        """Close a job that has ended, and send its webhook if it has one; doing it again changes nothing."""
-        try:
-            wanted = bool(self._jobs.load(job_id).webhook_url)
-        except JobMissingError:  # it expires just now
-            wanted = False
-        if wanted:
-            self._begin(self._records.plan(job_id))
+        """Close a job that has ended, and send its webhooks if it has any; doing it again changes nothing."""
+        with suppress(JobMissingError):  # it expires just now
+            for number in range(len(self._letters(job_id))):
+                self._begin(self._records.plan(delivery_id(job_id, number)))
         self._jobs.close(job_id)
+
+    def _letters(self, job_id: str) -> list[Letter]:
+        job = self._jobs.load(job_id)
+        if not job.webhooks:
+            return []
+        result = self._jobs.result(job_id)
+        if result is None:
+            raise JobMissingError(f"job {job_id} has no result any more")
+        return self._write(job, result)
 
     def sweep(self) -> None:
         """Begin every try whose time has come.
@@ -117,9 +118,11 @@ class Webhooks:
 
     def _see_to(self, key: str) -> None:
         try:
-            self._look_after(key, self._records.look(job_id_of(key)))
+            self._look_after(key, self._records.look(delivery_of(key)))
+        except JobMissingError:  # it has expired
+            self._records.forget(key)
         except ComfyfnError as error:  # of storage: the note is still there
-            _log.warning("webhook of job %s: %s", job_id_of(key), error.message)
+            _log.warning("webhook of job %s: %s", delivery_of(key), error.message)
         finally:
             self._busy.discard(key)
 
@@ -136,32 +139,30 @@ class Webhooks:
 
     def _try(self, key: str, number: int) -> None:
         """Make one try, unless another pod makes it."""
-        job_id = job_id_of(key)
-        job, result = self._jobs.load(job_id), self._jobs.result(job_id)
-        if result is None:
-            raise JobMissingError(f"job {job_id} has no result any more")
-        message = self._render(job, result)
+        job_id, place = split_delivery(delivery_of(key))
+        letter = self._letters(job_id)[place]
+        message = letter.message()
         until = time.monotonic() + TRY_SECONDS
-        if self._records.claim(job_id, number):
-            self._settle(key, number, self._send(job.webhook_url, message, until=until))
+        if self._records.claim(delivery_of(key), number):
+            self._settle(key, number, self._send(letter.url, message, until=until))
 
     def _settle(self, key: str, number: int, answer: Answer) -> None:
-        job_id = job_id_of(key)
+        delivery = delivery_of(key)
         if answer.delivered:
-            self._records.deliver(job_id, answer.status)
+            self._records.deliver(delivery, answer.status)
             self._records.forget(key)
             self._count("delivered")
         elif answer.final or number >= self._schedule.tries:
             self._bury(key, number, answer)
         else:
-            due_at = self._schedule.due_at(self._records.look(job_id))
+            due_at = self._schedule.due_at(self._records.look(delivery))
             self._records.postpone(key, due_at)
             self._count("failed")
-            _log.info("webhook of job %s: %s; it is tried again at %s", job_id, answer.says, due_at.isoformat())
+            _log.info("webhook of job %s: %s; it is tried again at %s", delivery, answer.says, due_at.isoformat())
 
     def _bury(self, key: str, tries: int, answer: Answer) -> None:
-        job_id = job_id_of(key)
-        self._records.bury(job_id, status=answer.status, says=answer.says, tries=tries)
+        delivery = delivery_of(key)
+        self._records.bury(delivery, status=answer.status, says=answer.says, tries=tries)
         self._records.forget(key)
         self._count("dead")
-        _log.warning("webhook of job %s is given up: %s; `comfyfn webhooks retry` tries again", job_id, answer.says)
+        _log.warning("webhook of job %s is given up: %s; `comfyfn webhooks retry` tries again", delivery, answer.says)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _DUE = "webhooks/due/"
 _MAX_RECORD_BYTES = 64 * 1024
+_DELIVERY = re.compile(rf"{JOB_ID.pattern}(\.[1-9][0-9]{{0,5}})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class DeadLetter:
 
     Attributes:
         job_id: The job.
+        number: Which of its webhooks, counted from 0.
         status: HTTP status of the last answer; 0 if none came.
         says: Why, in one line.
         tries: How many were made.
@@ -40,6 +43,7 @@ class DeadLetter:
     says: str
     tries: int
     at: str
+    number: int = 0
 
 
 class WebhookRecords:
@@ -54,13 +58,13 @@ class WebhookRecords:
         self._store = store
         self._clock = clock
 
-    def plan(self, job_id: str) -> str:
+    def plan(self, delivery: str) -> str:
         """Note that a webhook has to be sent; the key of that note."""
-        return self._note(job_id, datetime.fromtimestamp(0, UTC))
+        return self._note(delivery, datetime.fromtimestamp(0, UTC))
 
     def postpone(self, key: str, due_at: datetime) -> None:
         """Put another moment in the place of a note's own."""
-        if self._note(job_id_of(key), due_at) != key:
+        if self._note(delivery_of(key), due_at) != key:
             self.forget(key)
 
     def forget(self, key: str) -> None:
@@ -70,26 +74,27 @@ class WebhookRecords:
     def due(self, now: datetime) -> list[str]:
         """Keys of the notes whose moment has come, the oldest first; a page of a thousand."""
         keys = [info.key for info in self._store.list_page(_DUE).objects]
-        return [key for key in keys if JOB_ID.fullmatch(job_id_of(key)) and key <= f"{_DUE}{_milliseconds(now)}."]
+        return [key for key in keys if _DELIVERY.fullmatch(delivery_of(key)) and key <= f"{_DUE}{_milliseconds(now)}."]
 
-    def look(self, job_id: str) -> WebhookState:
-        """How a job's webhook is doing, by one request."""
-        return parse_webhook_state(job_id, self._store.list_page(f"jobs/{job_id}/"))
+    def look(self, delivery: str) -> WebhookState:
+        """How a webhook is doing, by one request."""
+        return parse_webhook_state(delivery, self._store.list_page(_prefix(delivery)))
 
-    def claim(self, job_id: str, number: int) -> bool:
+    def claim(self, delivery: str, number: int) -> bool:
         """Take one try; False if another pod has it."""
         claim = {"try": number, "pod": socket.gethostname(), "at": to_timestamp(self._clock())}
-        return self._store.create(f"jobs/{job_id}/webhook-{number}.json", to_json(claim))
+        return self._store.create(f"{_prefix(delivery)}{number}.json", to_json(claim))
 
-    def deliver(self, job_id: str, status: int) -> None:
+    def deliver(self, delivery: str, status: int) -> None:
         """Record that the receiver has taken it."""
-        self._store.create(_over_key(job_id), to_json({"status": status, "at": to_timestamp(self._clock())}))
+        self._store.create(_over_key(delivery), to_json({"status": status, "at": to_timestamp(self._clock())}))
 
-    def bury(self, job_id: str, *, status: int, says: str, tries: int) -> None:
+    def bury(self, delivery: str, *, status: int, says: str, tries: int) -> None:
         """Record that it is given up, and keep a dead letter."""
-        letter = DeadLetter(job_id, status, says, tries, to_timestamp(self._clock()))
-        self._store.create(DEAD_LETTERS + job_id, to_json(asdict(letter)))
-        self._store.create(_over_key(job_id), to_json(asdict(letter)))
+        job_id, number = split_delivery(delivery)
+        letter = DeadLetter(job_id, status, says, tries, to_timestamp(self._clock()), number)
+        self._store.create(DEAD_LETTERS + delivery, to_json(asdict(letter)))
+        self._store.create(_over_key(delivery), to_json(asdict(letter)))
 
     def dead_letters(self) -> Iterator[DeadLetter]:
         """Every dead letter, in the order of their jobs' ids."""
@@ -101,26 +106,40 @@ class WebhookRecords:
             yield parse_record(info.key, data, lambda record: DeadLetter(**record))
 
     def revive(self, job_id: str) -> None:
-        """Have a webhook that was given up tried again from the start.
+        """Have the webhooks of a job that were given up tried again from the start.
 
         Raises:
             JobMissingError: There is no dead letter of this job.
         """
-        if not any(info.key == DEAD_LETTERS + job_id for info in self._store.list_objects(DEAD_LETTERS + job_id)):
+        found = [info.key.removeprefix(DEAD_LETTERS) for info in self._store.list_objects(DEAD_LETTERS + job_id)]
+        dead = [delivery for delivery in found if delivery.partition(".")[0] == job_id]
+        if not dead:
             raise JobMissingError(f"there is no dead letter of job {job_id}")
-        for info in self._store.list_objects(f"jobs/{job_id}/webhook-"):
-            self._store.delete(info.key)
-        self.plan(job_id)
-        self._store.delete(DEAD_LETTERS + job_id)
+        for delivery in dead:
+            for info in self._store.list_objects(_prefix(delivery)):
+                self._store.delete(info.key)
+            self.plan(delivery)
+            self._store.delete(DEAD_LETTERS + delivery)
 
-    def _note(self, job_id: str, due_at: datetime) -> str:
-        key = f"{_DUE}{_milliseconds(due_at)}-{job_id}"
+    def _note(self, delivery: str, due_at: datetime) -> str:
+        key = f"{_DUE}{_milliseconds(due_at)}-{delivery}"
         self._store.create(key, b"{}")
         return key
 
 
-def job_id_of(key: str) -> str:
-    """The job of a note."""
+def delivery_id(job_id: str, number: int) -> str:
+    """What names one webhook of a job in keys: the first one the job's id alone, others `<job_id>.<number>`."""
+    return f"{job_id}.{number}" if number else job_id
+
+
+def split_delivery(delivery: str) -> tuple[str, int]:
+    """The job, and which of its webhooks."""
+    job_id, _, number = delivery.partition(".")
+    return job_id, int(number or 0)
+
+
+def delivery_of(key: str) -> str:
+    """The webhook that a note is about."""
     return key.rpartition("-")[2]
 
 
@@ -128,5 +147,11 @@ def _milliseconds(moment: datetime) -> str:
     return f"{int(moment.timestamp() * 1000):013d}"
 
 
-def _over_key(job_id: str) -> str:
-    return f"jobs/{job_id}/{OVER}"
+def _prefix(delivery: str) -> str:
+    """What the keys of a webhook's records begin with."""
+    job_id, dot, number = delivery.partition(".")
+    return f"jobs/{job_id}/webhook{dot}{number}-"
+
+
+def _over_key(delivery: str) -> str:
+    return f"{_prefix(delivery)}{OVER}.json"

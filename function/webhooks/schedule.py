@@ -11,40 +11,43 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from function.storage.objects import Listing
 
-OVER = "webhook-over.json"
+OVER = "over"
 
-_TRY = re.compile(r"webhook-([1-9][0-9]{0,5})\.json")
+_RECORD = re.compile(rf"([1-9][0-9]{{0,5}}|{OVER})\.json")
 _LONG_AGO = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookState:
-    """What the records of one job say of its webhook.
+    """What its records say of one webhook.
 
     Attributes:
-        job_id: The job.
+        delivery: Which webhook of which job; see `records.delivery_id`.
         taken_at: When they were listed, by the store's clock.
-        over: Whether there is nothing to be done: it was delivered or given up, or the job is gone.
+        over: Whether there is nothing to be done: it was delivered or given up.
         tries: How many were begun.
         last_try_at: When the last one was begun, by the store's clock; long ago if none was.
     """
 
-    job_id: str
+    delivery: str
     taken_at: datetime
     over: bool
     tries: int
     last_try_at: datetime
 
 
-def parse_webhook_state(job_id: str, listing: Listing) -> WebhookState:
-    """Read the listing of `jobs/<job_id>/`."""
-    times = {info.key.rpartition("/")[2]: info.modified_at for info in listing.objects}
-    tries = {int(match[1]): times[match[0]] for name in times if (match := _TRY.fullmatch(name))}
+def parse_webhook_state(delivery: str, listing: Listing) -> WebhookState:
+    """Read the listing of a webhook's records, whose names end in the number of a try or in `over`."""
+    times: dict[str, datetime] = {}
+    for info in listing.objects:
+        if match := _RECORD.fullmatch(info.key.rpartition("-")[2]):
+            times[match[1]] = info.modified_at
+    tries = {int(name): at for name, at in times.items() if name != OVER}
     last = max(tries, default=0)
     return WebhookState(
-        job_id=job_id,
+        delivery=delivery,
         taken_at=listing.taken_at,
-        over="job.json" not in times or OVER in times,
+        over=OVER in times,
         tries=last,
         last_try_at=tries.get(last, _LONG_AGO),
     )
@@ -73,11 +76,11 @@ class Schedule:
     def due_at(self, state: WebhookState) -> datetime:
         """When the next try may begin; after the last one, when it is over for sure.
 
-        The jitter comes from job and try, so that all pods find the same moment, and different ones for jobs that
+        The jitter comes from webhook and try, so that all pods find the same moment, and different ones for jobs that
         failed together.
         """
         if not state.tries:
             return _LONG_AGO
         pause = self.pauses_seconds[state.tries - 1] if state.tries < self.tries else self.pauses_seconds[0]
-        drawn = int.from_bytes(sha256(f"{state.job_id} {state.tries}".encode()).digest()[:4]) / 2**32
+        drawn = int.from_bytes(sha256(f"{state.delivery} {state.tries}".encode()).digest()[:4]) / 2**32
         return state.last_try_at + timedelta(seconds=pause * (1 + self.jitter * (2 * drawn - 1)))

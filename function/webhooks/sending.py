@@ -86,12 +86,13 @@ class Sender:
         except (InputRefusedError, StorageUnavailableError) as error:
             return Answer(0, error.message, refused=isinstance(error, InputRefusedError))
         with closing(connection), _cut_off(connection, until - time.monotonic()):
-            return _exchange(connection, target, headers, message.body)
+            return _exchange(connection, target, headers, message)
 
 
-def _exchange(connection: HTTPConnection, target: SourceUrl, headers: Mapping[str, str], body: bytes) -> Answer:
-    own = {"User-Agent": "comfyfn", "Connection": "close"}
+def _exchange(connection: HTTPConnection, target: SourceUrl, headers: Mapping[str, str], message: Message) -> Answer:
+    own = {"User-Agent": "comfyfn", "Connection": "close", "Content-Length": str(len(message.body))}
     try:
+        body = message.body if isinstance(message.body, bytes) else iter(message.body)
         connection.request("POST", target.target, body=body, headers={**headers, **own})
         with closing(connection.getresponse()) as answer:
             return Answer(answer.status, f"{target.origin}: HTTP {answer.status}")

@@ -94,7 +94,7 @@ def test_prompt_answers_with_the_images_and_stores_nothing(function: FunctionPro
     answer = function.post("/prompt", {"prompt": case("10_upscale_srvgg"), "id": "mine"})
     assert answer.status == 200
     assert answer.json["id"] == "mine"
-    assert answer.json["filenames"] == ["c10_00001_.png"]
+    assert answer.json["filenames"] == ["mine_c10_00001_.png"]
     assert largest_difference(base64.b64decode(answer.json["images"][0]), upscaled_reference()) <= 1
     assert answer.json["stats"]["total_time"] >= answer.json["stats"]["comfy_round_trip_time"]
     assert [files_in(place) for place in places] == before
@@ -195,7 +195,7 @@ def test_a_workflow_that_can_never_run_ends_in_a_failed_event(
     [
         ("/prompt", b"{", 400, "not JSON"),
         ("/prompt", b"[]", 400, "valid dictionary"),
-        ("/prompt", {"prompt": {}, "promt": 1, "colour": 2}, 400, "promt: unknown field; colour: unknown field"),
+        ("/jobs", {"workflow": {}, "promt": 1, "colour": 2}, 400, "promt: unknown field; colour: unknown field"),
         ("/prompt", {"prompt": {"nodes": [], "links": []}}, 400, "Export (API)"),
         ("/", b"{}", 400, ""),
         ("/nowhere", b"{}", 404, "Not Found"),
@@ -221,7 +221,7 @@ def test_a_body_over_the_limit_is_refused(function_factory: FunctionFactory, pat
     function = function_factory(MAX_BODY_SIZE_MB="1")
     connection = http.client.HTTPConnection("127.0.0.1", function.port, timeout=30)
     body = iter([b"x" * 1024] * 4096) if chunked else b"x" * 4 * 1024**2
-    headers = {"Transfer-Encoding": "chunked"} if chunked else {}
+    headers = {"Content-Type": "application/json"} | ({"Transfer-Encoding": "chunked"} if chunked else {})
     connection.request("POST", path, body=body, headers=headers, encode_chunked=chunked)
     answer = connection.getresponse()
     assert (answer.status, json.loads(answer.read())["code"]) == (413, "body_too_large")

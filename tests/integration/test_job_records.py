@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from function.credentials import parse_credentials
 from function.errors import (
     DrainingError,
     EngineUnavailableError,
@@ -20,7 +21,9 @@ from function.errors import (
     JobPoisonedError,
     JobRunningError,
 )
+from function.handover import Conversion, UploadTarget, WebhookTarget
 from function.job import Job, JobResult, Output, random_job_id
+from function.jobs.labels import labelled, note_label
 from function.jobs.manifest import parse_manifest, to_manifest, to_timestamp
 from function.jobs.records import MAX_ATTEMPTS, JobRecords
 from function.telemetry import Progress
@@ -269,11 +272,11 @@ def test_an_asynchronous_job_is_open_until_it_is_closed(store: ObjectStore) -> N
 def test_a_job_with_a_webhook_is_open_too_and_its_request_has_time(store: ObjectStore) -> None:
     """Until it must have ended nobody else need care."""
     records = JobRecords(store)
-    new = replace(job(), webhook_url="https://shop.example/")
+    new = replace(job(), webhooks=(WebhookTarget("https://shop.example/"),))
     records.submit(new, not_before="2026-01-02T03:04:05.678Z")
     assert [info.key for info in records.open_jobs().objects] == [f"open/{new.job_id}"]
     assert records.not_before(new.job_id) == datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
-    assert records.load(new.job_id).webhook_url == new.webhook_url
+    assert records.load(new.job_id).webhooks == new.webhooks
 
 
 def test_jobs_are_listed_newest_first_page_by_page(store: ObjectStore) -> None:
@@ -324,6 +327,40 @@ def test_expired_jobs_leave_no_trace_and_younger_ones_stay(store: ObjectStore) -
     assert young.expire(NOW + timedelta(days=1)) == 1
     assert not [info.key for info in store.list_objects() if gone in info.key]
     assert len([info.key for info in store.list_objects() if kept in info.key]) == 4
+
+
+def test_a_job_is_recorded_with_what_it_was_asked_and_without_secrets(store: ObjectStore) -> None:
+    """What is to become of its outputs comes back as it was; a credential and the query of a URL do not."""
+    credentials = parse_credentials([{"url_pattern": "**", "auth": {"type": "bearer", "token": "s3cret"}}])
+    asked = replace(
+        job(),
+        convert_output=Conversion("webp", {"quality": 80}),
+        upload=UploadTarget("https://files.example/in/", credentials),
+        webhooks=(WebhookTarget("https://shop.example/", "webhook_v2"), WebhookTarget("https://a.example/", "webhook")),
+        request={"id": "mine", "input": {"image": "https://h/a.png?token=s3cret"}},
+    )
+    records = JobRecords(store)
+    records.submit(asked)
+    loaded = records.load(asked.job_id)
+    assert loaded.upload == UploadTarget("https://files.example/in/")
+    assert (loaded.convert_output, loaded.webhooks) == (asked.convert_output, asked.webhooks)
+    assert loaded.request == {"id": "mine", "input": {"image": "https://h/a.png?..."}}
+    assert b"s3cret" not in store.get(f"jobs/{asked.job_id}/job.json", max_bytes=10_000)
+
+
+def test_jobs_are_found_by_their_clients_id_until_they_have_expired(store: ObjectStore) -> None:
+    """Several may have the same one, of any form."""
+    records = JobRecords(store, clock=lambda: NOW)
+    jobs = [replace(job(), label=label) for label in ("ä/../*", "ä/../*", "other")]
+    for one in jobs:
+        note_label(store, one)
+        records.submit(one)
+    note_label(store, replace(job(), label=""))
+    store.put(f"webhooks/dead/{jobs[0].job_id}.1", b"{}")
+    assert set(labelled(store, "ä/../*")) == {jobs[0].job_id, jobs[1].job_id}
+    assert labelled(store, "") == labelled(store, "nobody") == []
+    assert records.expire(NOW + timedelta(days=1)) == 3
+    assert list(store.list_objects()) == []
 
 
 def test_a_manifest_can_be_read_back_and_never_holds_bytes() -> None:

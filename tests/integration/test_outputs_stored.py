@@ -14,8 +14,9 @@ import pytest
 
 from function.engine.results import EngineFile
 from function.errors import EngineUnavailableError, InputRefusedError, NodeFailedError, StorageUnavailableError
+from function.job import JobResult, Output
 from function.outputs.files import OutputFolder
-from function.outputs.stored import StoredOutputs
+from function.outputs.stored import StoredFile, StoredOutputs
 from function.storage.local import LocalStore
 from function.storage.objects import ObjectMissingError
 from function.telemetry import Progress, ignore_progress
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
-    from function.job import Output
     from function.storage.objects import ObjectInfo, ObjectStore, Readable
     from function.storage.s3 import S3Store
 
@@ -402,3 +402,31 @@ def test_large_outputs_take_bounded_memory(store: ObjectStore, output_dir: Path,
     digests, growth_bytes = re.fullmatch(r"(.+)\n(\d+)\n", printed).groups()  # type: ignore[union-attr]
     assert digests.split() == [hashlib.sha256(bytes(150 * MIB)).hexdigest()] * 2
     assert int(growth_bytes) < 100 * MIB  # S3: 80 with parts of 5 MiB, four of each in flight
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, 3_000_000])
+def test_a_stored_file_is_read_in_pieces_of_one_length(store: ObjectStore, size: int) -> None:
+    """As often as it is asked for; only the last piece is shorter."""
+    content = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    store.put("outputs/j/1/a.bin", content)
+    file = StoredFile(store, *described("a.bin", size))
+    for _ in range(2):
+        pieces = list(file.pieces(393_216))
+        assert b"".join(pieces) == content
+        assert {len(piece) for piece in pieces[:-1]} <= {393_216}
+    assert len(file) == size
+
+
+def test_a_stored_file_that_is_gone_or_shorter_is_an_error(store: ObjectStore) -> None:
+    """Nothing is taken for its end that is not."""
+    with pytest.raises(StorageUnavailableError, match="is gone"):
+        list(StoredFile(store, *described("none.bin", 5)).pieces(4))
+    store.put("outputs/j/1/short.bin", b"123")
+    with pytest.raises(StorageUnavailableError):
+        list(StoredFile(store, *described("short.bin", 5)).pieces(4))
+
+
+def described(name: str, size_bytes: int) -> tuple[JobResult, Output]:
+    """The result of attempt 1 of job `j`, and its only output."""
+    output = Output("9", "images", name, "", "application/octet-stream", size_bytes, "")
+    return JobResult("j", "completed", 1, "", "", (output,)), output

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tests.support.storage import S3Server
 
 AT_ONCE = (0.0,) * 8
+SHORTLY = (1.0,) * 8  # longer than a try takes, so that two of them never overlap
 SOON = 20.0  # seconds within which a cut-off has to show; the limits under test are far shorter
 
 
@@ -104,11 +105,35 @@ def test_a_failed_job_is_told_of_too_and_no_payload_holds_what_the_job_was_sent_
 
 def test_a_job_without_a_webhook_is_closed(store: ObjectStore) -> None:
     """Nothing else is written."""
-    result = ended_job(store, "")
+    result = ended_job(store)
     JobRecords(store).open(result.job_id)
     make_webhooks(store).see_off(result.job_id)
     assert JobRecords(store).open_jobs().objects == ()
     assert notes(store) == records_of(store, result.job_id) == []
+
+
+def test_several_receivers_are_told_each_for_itself(store: ObjectStore) -> None:
+    """One that refuses is given up and tried again alone; the other gets its message once."""
+    outcomes: list[str] = []
+    with Receiver() as good, Receiver(410, 200) as bad:
+        job_id = ended_job(store, good.url, bad.url).job_id
+        webhooks = make_webhooks(store, outcomes=outcomes)
+        webhooks.see_off(job_id)
+        wait_until(lambda: sorted(outcomes) == ["dead", "delivered"], what="both outcomes")
+        (letter,) = WebhookRecords(store).dead_letters()
+        assert (letter.job_id, letter.number, letter.status) == (job_id, 1, 410)
+        WebhookRecords(store).revive(job_id)
+        sweep_until(webhooks, lambda: outcomes.count("delivered") == 2, "the second delivery")
+        wait_until(lambda: not notes(store), what="the end of its note")
+        assert (len(good.requests), len(bad.requests)) == (1, 2)
+    assert list(WebhookRecords(store).dead_letters()) == []
+
+
+def test_a_webhook_of_a_job_that_is_gone_is_forgotten(store: ObjectStore) -> None:
+    """Nothing is left behind that every sweep would look at again."""
+    WebhookRecords(store).plan(random_job_id())
+    webhooks = make_webhooks(store)
+    sweep_until(webhooks, lambda: not notes(store), "the end of the note")
 
 
 def test_a_sweep_sees_off_a_job_whose_process_died_after_its_end(local_store: LocalStore, tmp_path: Path) -> None:
@@ -133,10 +158,10 @@ def test_errors_of_the_receiver_are_tried_again_by_other_processes_with_the_same
     outcomes: list[str] = []
     with Receiver(500, 503, 429, 200) as receiver:
         result = ended_job(store, receiver.url)
-        make_webhooks(store, pauses=AT_ONCE, outcomes=outcomes).see_off(result.job_id)
+        make_webhooks(store, pauses=SHORTLY, outcomes=outcomes).see_off(result.job_id)
         wait_until(lambda: len(outcomes) == 1, what="try 1")
         for tries in (2, 3, 4):  # the store's clock counts full seconds: a sweep in the second of a try finds none due
-            webhooks = make_webhooks(store, pauses=AT_ONCE, outcomes=outcomes)
+            webhooks = make_webhooks(store, pauses=SHORTLY, outcomes=outcomes)
             sweep_until(webhooks, lambda tries=tries: len(outcomes) >= tries, f"try {tries}")
         wait_until(lambda: is_over(store, result.job_id), what="the delivery")
         assert {request.headers["webhook-id"] for request in receiver.requests} == {result.job_id}

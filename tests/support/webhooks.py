@@ -1,4 +1,4 @@
-"""A real receiver of webhooks whose answers a test decides, and a process that sends some."""
+"""A real receiver of webhooks and uploads whose answers a test decides, and a process that sends webhooks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 
+from function.handover import WebhookTarget
 from function.job import Job, JobResult, random_job_id
 from function.jobs.records import JobRecords
 from function.storage import open_store
 from function.storage.connecting import ConnectionRules
 from function.webhooks.delivery import Webhooks
+from function.webhooks.letters import Letters
 from function.webhooks.records import WebhookRecords
 from function.webhooks.schedule import Schedule
 from function.webhooks.sending import Sender
@@ -40,10 +42,11 @@ class Received:
     target: str
     headers: dict[str, str]
     body: bytes
+    method: str = "POST"
 
 
 class Receiver:
-    """Answers POST with one status after the other, the last one again and again.
+    """Answers POST and PUT with one status after the other, the last one again and again.
 
     Attributes:
         answers: Statuses; 0 holds the request until `release` and then answers 200.
@@ -97,13 +100,15 @@ class _Handler(BaseHTTPRequestHandler):
         """Take a webhook."""
         headers = {name.lower(): value for name, value in self.headers.items()}
         body = self.rfile.read(int(headers["content-length"]))
-        status = self._receiver.take(Received(self.path, headers, body))
+        status = self._receiver.take(Received(self.path, headers, body, self.command))
         if not status:
             self._receiver.release.wait()
         self.send_response(status or 200)
         if self._receiver.location:
             self.send_header("Location", self._receiver.location)
         self.end_headers()
+
+    do_PUT = do_POST  # noqa: N815  (the name that the base class looks for)
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -141,16 +146,18 @@ def make_webhooks(
     """
     arguments = {
         "send": Sender(HERE, secrets=(SECRET,)).post,
+        "write": Letters(store).write,
         "count": (outcomes if outcomes is not None else []).append,
         "schedule": Schedule() if pauses is None else Schedule(pauses, jitter=0),
     }
     return Webhooks(JobRecords(store), WebhookRecords(store), **(arguments | changes))
 
 
-def ended_job(store: ObjectStore, url: str, **changes: Any) -> JobResult:
-    """The result of a job with a webhook that has just ended and is still open; `changes` replaces fields of it."""
+def ended_job(store: ObjectStore, *urls: str, **changes: Any) -> JobResult:
+    """The result of a job with webhooks that has just ended and is still open; `changes` replaces fields of it."""
     records = JobRecords(store)
-    job = Job(random_job_id(), workflow={"1": {"class_type": "X", "inputs": {"text": "s3cret"}}}, webhook_url=url)
+    workflow = {"1": {"class_type": "X", "inputs": {"text": "s3cret"}}}
+    job = Job(random_job_id(), workflow, webhooks=tuple(map(WebhookTarget, urls)))
     records.submit(job)
     result = JobResult(job.job_id, "completed", 1, "mine", "2026-01-02T03:04:05.678Z", timings={"total": 0.1})
     return records.finish(replace(result, **changes))

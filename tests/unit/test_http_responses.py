@@ -58,10 +58,12 @@ def test_what_is_not_json_is_refused(body: bytes) -> None:
 def test_an_error_is_its_line_its_code_and_its_details() -> None:
     """And Retry-After where trying again helps."""
     answer = error_response(ModelMissingError("no such model", details={"node_errors": {"1": {}}}))
-    assert answer.status_code == 400
+    assert answer.status_code == 422
     assert json.loads(answer.get_data()) == {
         "error": "no such model",
         "code": "model_missing",
+        "message": "no such model",
+        "statusCode": 422,
         "node_errors": {"1": {}},
     }
     assert "Retry-After" not in answer.headers

@@ -44,7 +44,7 @@ def test_a_job_with_a_webhook_outlives_its_request() -> None:
     for webhook, url in (({"url": "https://shop.example/hook"}, "https://shop.example/hook"), (None, "")):
         document = {"workflow": {}, "webhook": webhook}
         job = parse_job_document(document, job_id="0" * 32, templates=OneTemplate())
-        assert (job.webhook_url, job.outlives_request, job.asynchronous) == (url, bool(url), False)
+        assert ([target.url for target in job.webhooks], job.outlives_request) == ([url] if url else [], bool(url))
         assert replace(job, asynchronous=True).outlives_request
 
 

@@ -4,29 +4,50 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 _PIECE_BYTES = 3 * 128 * 1024
 """Bytes of a file in one piece; three of them are four characters, so that the pieces join without padding."""
 
 
+class FileInPieces(Protocol):
+    """A file that is read when its turn comes, and again when the document is written again."""
+
+    def __len__(self) -> int:
+        """Its length in bytes."""
+        ...
+
+    def pieces(self, size: int, /) -> Iterator[bytes]:
+        """Its bytes: pieces of exactly this size, the last one perhaps smaller."""
+        ...
+
+
 class DocumentWithFiles:
-    """A JSON object whose last but some members are a list of files.
+    """A JSON object whose last but some members are a list of files, or one file.
 
     Args:
         before: Its first members.
         name: The member that lists the files.
         files: Their contents.
         after: Its last members.
+        listed: Whether the member is a list; otherwise it is the one file.
     """
 
-    def __init__(self, before: dict[str, Any], name: str, files: Sequence[bytes], after: dict[str, Any]) -> None:
-        self._head = to_json(before)[:-1] + b", " + to_json(name) + b": ["
+    def __init__(
+        self,
+        before: Mapping[str, Any],
+        name: str,
+        files: Sequence[bytes | FileInPieces],
+        after: Mapping[str, Any],
+        *,
+        listed: bool = True,
+    ) -> None:
+        self._head = to_json(before)[:-1] + b", " + to_json(name) + b": " + b"[" * listed
         self._files = files
-        self._tail = b"], " + to_json(after)[1:]
+        self._tail = b"]" * listed + b", " + to_json(after)[1:]
 
     def __len__(self) -> int:
         """The document's length in bytes."""
@@ -48,10 +69,15 @@ class DocumentWithFiles:
         yield self._head
         for number, data in enumerate(self._files):
             yield b', "' if number else b'"'
-            for start in range(0, len(data), _PIECE_BYTES):
-                yield base64.b64encode(memoryview(data)[start : start + _PIECE_BYTES])
+            for piece in _pieces(data) if isinstance(data, bytes) else data.pieces(_PIECE_BYTES):
+                yield base64.b64encode(piece)
             yield b'"'
         yield self._tail
+
+
+def _pieces(data: bytes) -> Iterator[memoryview]:
+    for start in range(0, len(data), _PIECE_BYTES):
+        yield memoryview(data)[start : start + _PIECE_BYTES]
 
 
 def to_json(value: object) -> bytes:

@@ -7,7 +7,7 @@ from base64 import b64encode
 
 import pytest
 
-from function.http.streamed import DocumentWithFiles
+from function.streamed import DocumentWithFiles
 
 SIZES = [[], [0], [1], [2, 3], [393_215, 393_216, 393_217, 1_000_000]]
 

@@ -1,0 +1,92 @@
+"""Where a request wants its outputs uploaded, and whether it may: only where OUTPUT_URL_ALLOW says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from function.credentials import parse_credentials
+from function.errors import InputRefusedError, InvalidRequestError
+from function.handover import UploadTarget
+from function.sources import check_allowed, parse_source_url
+from function.storage.objects import is_key
+
+if TYPE_CHECKING:
+    from function.credentials import UrlCredential
+    from function.http.prompt_request import ClientRequest, HttpUpload, S3Upload
+    from function.sources import AllowedUrls
+
+_BLOCKS = ("s3", "hf_upload", "azure_blob_upload", "http_upload")
+
+
+def parse_upload(wanted: ClientRequest, allow: tuple[AllowedUrls, ...]) -> tuple[UploadTarget | None, bool]:
+    """The target of the block that counts, which is the first one in comfyui-api's order, and whether nobody waits.
+
+    Raises:
+        InvalidRequestError: It can't be used, or is not allowed; `location` names the block.
+    """
+    block = next((name for name in _BLOCKS if getattr(wanted, name) is not None), "")
+    try:
+        if block == "s3" and wanted.s3:
+            return _s3_target(wanted.s3, allow), wanted.s3.asynchronous
+        if block == "http_upload" and wanted.http_upload:
+            return _http_target(wanted.http_upload, allow), wanted.http_upload.asynchronous
+    except InputRefusedError as error:
+        raise InvalidRequestError(error.message, details={"location": block}) from None
+    except ValueError as error:
+        raise InvalidRequestError(f"{block}: {error}", details={"location": block}) from None
+    if block:
+        raise InvalidRequestError(
+            f"{block}: this backend is not available; use s3 or http_upload", details={"location": block}
+        )
+    return None, False
+
+
+def with_credentials(target: UploadTarget, credentials: tuple[UrlCredential, ...]) -> UploadTarget:
+    """The target with those of a request's credentials that are meant for it, before a password in its URL.
+
+    Raises:
+        InvalidRequestError: It is a bucket.
+    """
+    url = parse_source_url(target.url_of("output.png"))
+    meant = tuple(credential for credential in credentials if credential.matches(url))
+    if meant and target.is_s3:
+        raise InvalidRequestError(
+            "s3: uploads to a bucket are made with the function's own account; credentials are for http_upload",
+            details={"location": "credentials"},
+        )
+    return replace(target, credentials=(*meant, *target.credentials))
+
+
+def _s3_target(block: S3Upload, allow: tuple[AllowedUrls, ...]) -> UploadTarget:
+    target = UploadTarget(f"s3://{block.bucket}/{block.prefix}")
+    if parse_source_url(f"s3://{block.bucket}/").host != block.bucket or not is_key(f"{block.prefix}x"):
+        raise ValueError("its bucket or prefix can't be used")
+    return _checked(target, allow, what="s3")
+
+
+def _http_target(block: HttpUpload, allow: tuple[AllowedUrls, ...]) -> UploadTarget:
+    parts = urlsplit(block.url_prefix)
+    userinfo, _, host = parts.netloc.rpartition("@")
+    url = parse_source_url(parts._replace(netloc=host).geturl())
+    if url.scheme == "s3" or url.query or parts.fragment:
+        raise ValueError("url_prefix is an http or https URL without a query")
+    target = UploadTarget(f"{url.origin}{url.path.rstrip('/')}/", _basic(url.origin, userinfo))
+    return _checked(target, allow, what="http_upload")
+
+
+def _checked(target: UploadTarget, allow: tuple[AllowedUrls, ...], *, what: str) -> UploadTarget:
+    """The target, if every output lies in a folder that is allowed, whatever its name."""
+    folder = parse_source_url(target.url_prefix[: target.url_prefix.rindex("/") + 1])
+    check_allowed(folder, allow, what=what, setting="OUTPUT_URL_ALLOW")
+    return target
+
+
+def _basic(origin: str, userinfo: str) -> tuple[UrlCredential, ...]:
+    """What `user:password@` in a URL stands for."""
+    if not userinfo:
+        return ()
+    username, _, password = userinfo.partition(":")
+    auth = {"type": "basic", "username": unquote(username), "password": unquote(password)}
+    return parse_credentials([{"url_pattern": f"{origin}/**", "auth": auth}])

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from function.credentials import parse_credentials
+from function.credentials import basic
 from function.errors import InputRefusedError, InvalidRequestError
 from function.handover import UploadTarget
 from function.sources import check_allowed, parse_source_url
@@ -88,5 +88,4 @@ def _basic(origin: str, userinfo: str) -> tuple[UrlCredential, ...]:
     if not userinfo:
         return ()
     username, _, password = userinfo.partition(":")
-    auth = {"type": "basic", "username": unquote(username), "password": unquote(password)}
-    return parse_credentials([{"url_pattern": f"{origin}/**", "auth": auth}])
+    return (basic(f"{origin}/**", username=unquote(username), password=unquote(password)),)

@@ -150,7 +150,7 @@ def test_the_result_of_a_202_can_be_asked_for(function: FunctionProcess) -> None
 
 
 def test_secrets_of_a_request_are_in_no_answer_record_or_log(function_factory: FunctionFactory) -> None:
-    """A password in the URL of an upload is used, and kept nowhere; where it would have to be kept it is refused."""
+    """A password or a token for an upload is used, and kept nowhere; where it would have to be kept it is refused."""
     with Receiver() as receiver:
         host = f"127.0.0.1:{receiver.port}"
         function = function_factory(OUTPUT_URL_ALLOW=f"http://{host}", ALLOW_PRIVATE_NETWORKS="true")
@@ -164,7 +164,12 @@ def test_secrets_of_a_request_are_in_no_answer_record_or_log(function_factory: F
         hooked = function.post("/prompt", body | {"webhook_v2": receiver.url})
         assert hooked.status == 400
         assert len(receiver.requests) == 1
-    seen = [answer.body, later.body, hooked.body, function.log.read_bytes()]
+        auth = {"type": "bearer", "token": "s3cr3t-token"}
+        credentials = [{"url_pattern": f"http://{host}/**", "auth": auth}]
+        given = function.post("/prompt", body | {"credentials": credentials}, {"Idempotency-Key": "twice"})
+        assert (given.status, given.json["images"]) == (200, answer.json["images"])
+        assert receiver.requests[1].headers["authorization"] == "Bearer s3cr3t-token"
+    seen = [answer.body, later.body, hooked.body, given.body, function.log.read_bytes()]
     records = [path.read_bytes() for path in (function.store / "results").rglob("*.json")]
     assert records
     for text in seen + records:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from function.credentials import parse_credentials
 from function.errors import InvalidRequestError
+from function.handover import UploadTarget
 from function.http.prompt_request import PromptRequest
-from function.http.upload_targets import parse_upload
+from function.http.upload_targets import parse_upload, with_credentials
 from function.sources import parse_allow_list
 
 ALLOW = parse_allow_list("s3://exports, s3://shared/team/out, https://files.example/in, http://cache.local:8080")
@@ -70,6 +72,21 @@ def test_what_is_not_allowed_or_not_there_is_refused_by_name(blocks: dict[str, A
     assert says in error.value.message
     assert error.value.details == {"location": next(iter(blocks))}
     assert "t0ken" not in error.value.message
+
+
+def test_credentials_of_a_request_go_to_their_target_only() -> None:
+    """Before a password in its URL; a bucket is written to with the function's own account."""
+    auth = {"type": "bearer", "token": "t0ken"}
+    given = parse_credentials(
+        [{"url_pattern": "https://other/**", "auth": auth}, {"url_pattern": "https://files.example/**", "auth": auth}]
+    )
+    target = with_credentials(UploadTarget("https://files.example/in/"), given)
+    assert target.credentials == given[1:]
+    everywhere = parse_credentials(
+        [{"url_pattern": "s3://**", "auth": {"type": "s3", "access_key_id": "a", "secret_access_key": "b"}}]
+    )
+    with pytest.raises(InvalidRequestError, match="own account"):
+        with_credentials(UploadTarget("s3://exports/"), everywhere)
 
 
 def test_a_password_in_a_url_is_basic_authentication() -> None:

@@ -311,7 +311,7 @@ def table(place: Place, runs: int) -> str:
     """Measure everything; Markdown."""
     engine = place.engine
     lines = [
-        "| engine | picture | direct, ms (p95) | function, ms (p95) | added, ms | added at p95, ms | its CPU, ms | runs |\n",
+        "| engine | picture | direct, ms (p95) | function, ms (p95) | added, ms | added at p95 | CPU, ms | runs |\n",
         "|---|---|---|---|---|---|---|---|\n",
         in_turn(place, flat, range(runs + WARM_RUNS)).row(engine, "64x64"),
     ]

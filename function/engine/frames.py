@@ -6,6 +6,7 @@ changes of the thread for each message: 2 ms of a run that takes 5. This one has
 
 from __future__ import annotations
 
+import select
 import socket
 import time
 from collections import deque
@@ -87,6 +88,15 @@ class FrameSocket:
         while self._pongs == answered:
             self._read_open(deadline)
             self._messages.clear()
+
+    def drop(self) -> None:
+        """Drop what has come; raises as `recv` if the connection has ended."""
+        poller = select.poll()
+        poller.register(self._connection, select.POLLIN)
+        while poller.poll(0):
+            self._read_open(time.monotonic() + _SEND_SECONDS)
+            self._messages.clear()
+        self._messages.clear()
 
     def close(self) -> None:
         """Say that the connection ends and end it: ComfyUI collects garbage after a run and answers only then."""

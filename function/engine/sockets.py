@@ -36,6 +36,7 @@ class RunSocket:
     Args:
         address: Host and port.
         hello: The first message of each connection; "" for none.
+        trusted_seconds: For how long after a message the engine counts as alive without being asked.
         clock: Monotonic seconds.
 
     Attributes:
@@ -44,12 +45,21 @@ class RunSocket:
         was_lost: Whether a run has lost it.
     """
 
-    def __init__(self, address: str, *, hello: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        hello: str,
+        trusted_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.client_id = uuid.uuid4().hex
         self.hello = hello
         self.was_lost = False
         self._url = f"ws://{address}/ws?clientId={self.client_id}"
+        self._trusted_seconds = trusted_seconds
         self._deadline = 0.0
+        self._heard_at = 0.0
         self._clock = clock
         self._connection: FrameSocket | None = None
 
@@ -69,10 +79,15 @@ class RunSocket:
             raise NotConnectedError(f"the engine takes no connection: {error}") from error
 
     def reopen(self, deadline: float) -> bool:
-        """Whether one more run may have this connection: the engine answers on it. What has come since is dropped."""
+        """Whether one more run may have this connection. What has come since the last one is dropped.
+
+        The engine has to be there: it has just been heard, or it answers now.
+        """
         self._deadline = deadline
         try:
-            if self._connection:
+            if self._connection and self._clock() - self._heard_at < self._trusted_seconds:
+                self._connection.drop()
+            elif self._connection:
                 self._connection.ping(self._patience(_ANSWER_SECONDS))
         except (OSError, WebSocketException):
             self.close()
@@ -84,6 +99,7 @@ class RunSocket:
             if self._connection is None:
                 self._connection = self._connect()
             frame = self._connection.recv(timeout_seconds)
+            self._heard_at = self._clock()
         except TimeoutError:
             return None
         except (OSError, WebSocketException):

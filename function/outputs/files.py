@@ -1,17 +1,14 @@
-"""Output files as the engine wrote them: found, read and described."""
+"""Output files as the engine wrote them: found and opened."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
-
-from PIL import Image
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from function.errors import InputRefusedError, NodeFailedError
 from function.job import Output
@@ -91,19 +88,15 @@ class OutputFolder:
         return self.saved(files) or self._named(file for file in files if file.folder_type == _TEMP_FOLDER)
 
     def has(self, files: Sequence[EngineFile]) -> bool:
-        """Whether the outputs of a run that ended lie on the disk, so that none of them is read through the engine.
-
-        Raises:
-            InputRefusedError: As for `saved`.
-            NodeFailedError: As for `open`.
-        """
-        return all(self._lies_here(file) for _, file in self.outputs(files))
+        """Whether the outputs of a run that ended lie on the disk, so that none of them is read through the engine."""
+        saved = [file for file in files if file.folder_type == _OUTPUT_FOLDER]
+        previews = any(file.folder_type == _TEMP_FOLDER for file in files)
+        return all(map(self._lies_here, saved)) if saved else not previews
 
     def _lies_here(self, file: EngineFile) -> bool:
-        source = self._on_disk(file)
-        if source:
-            source.close()
-        return source is not None
+        """Whether there is such a file; whether it may be read, `open` says."""
+        path = self.output_dir / file.subfolder / file.filename
+        return os.path.isfile(path)  # noqa: PTH113  (Path.is_file raises for a name that is too long)
 
     def _named(self, files: Iterable[EngineFile]) -> list[tuple[str, EngineFile]]:
         named = [(self._name(file), file) for file in files]
@@ -113,8 +106,8 @@ class OutputFolder:
                 raise InputRefusedError(f"node {file.node_id}: another node wrote {name!r} too; choose another prefix")
         return named
 
-    def open(self, file: EngineFile, *, on_bytes: Callable[[int], None] = lambda _: None) -> HashingReader:
-        """Open one file.
+    def open(self, file: EngineFile) -> EngineFileSource:
+        """Open one file; the caller closes it.
 
         Raises:
             InputRefusedError: It lies outside OUTPUT_DIR.
@@ -124,11 +117,11 @@ class OutputFolder:
         source = self._on_disk(file) or self.view(file)
         if source is None:
             raise output_failure(file, "which can't be read: there is no such file")
-        return HashingReader(source, on_bytes=on_bytes)
+        return source
 
     def version(self, file: EngineFile) -> tuple[object, ...]:
         """What changes when the file is written to or replaced; raises as `open`."""
-        with self.open(file) as source:
+        with closing(self.open(file)) as source:
             return source.version
 
     def _on_disk(self, file: EngineFile) -> DiskFile | None:
@@ -166,65 +159,16 @@ class DiskFile(FileIO):
         return self._path
 
 
-class HashingReader:
-    """A source that is hashed while it is read; a context that closes it.
-
-    Args:
-        source: The file.
-        on_bytes: Called with the number of bytes of each read; an error that it raises ends the reading.
-
-    Attributes:
-        size_bytes: As of the source.
-        version: As of the source.
-        sha256: Digest of what was read.
-    """
-
-    def __init__(self, source: EngineFileSource, *, on_bytes: Callable[[int], None]) -> None:
-        self.size_bytes = source.size_bytes
-        self.version = source.version
-        self.sha256 = hashlib.sha256()
-        self._source = source
-        self._on_bytes = on_bytes
-
-    def __enter__(self) -> Self:
-        """It is open already."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the source."""
-        self._source.close()
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Read and hash."""
-        data = self._source.read(size)
-        self.sha256.update(data)
-        self._on_bytes(len(data))
-        return data
-
-    def image_size(self) -> tuple[int | None, int | None]:
-        """Width and height in pixels of an image that was read; None for what Pillow can't tell."""
-        try:
-            with Image.open(self._source.picture()) as image:
-                return image.size
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # no image, or its header goes on
-            return None, None
-
-
-def describe(name: str, file: EngineFile, source: HashingReader) -> Output:
-    """What is known of a file that was read to its end."""
+def describe(name: str, file: EngineFile, *, size_bytes: int) -> Output:
+    """What is known of a file by its name and its length."""
     place = PurePosixPath(name)
-    media_type = media_type_of(name)
-    width, height = source.image_size() if media_type.startswith("image/") else (None, None)
     return Output(
         node_id=file.node_id,
         kind=file.kind,
         filename=place.name,
         subfolder="" if place.parent == PurePosixPath() else str(place.parent),
-        media_type=media_type,
-        size_bytes=source.size_bytes,
-        sha256=source.sha256.hexdigest(),
-        width=width,
-        height=height,
+        media_type=media_type_of(name),
+        size_bytes=size_bytes,
     )
 
 

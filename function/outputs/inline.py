@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
@@ -42,6 +43,6 @@ class InlineOutputs:
         return tuple(self._read(name, file) for name, file in self._folder.outputs(files))
 
     def _read(self, name: str, file: EngineFile) -> Output:
-        with self._folder.open(file) as source:
+        with closing(self._folder.open(file)) as source:
             data = source.read()
-            return replace(describe(name, file, source), size_bytes=len(data), data=data)
+        return replace(describe(name, file, size_bytes=len(data)), data=data)

@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from websockets.exceptions import WebSocketException
+from websockets.sync.client import connect
 
-from function.engine.frames import FrameSocket
 from function.errors import EngineUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from websockets.sync.client import ClientConnection
+
 _CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 1.0
+_CLOSE_SECONDS = 0.0  # ComfyUI collects garbage after a run and answers only then
 _LEAST_SECONDS = 0.1
-_MAX_FRAME_BYTES = 16 * 1024**2
-"""Previews have a tenth of it. A larger frame costs the connection; the run is found by asking."""
+_MAX_MESSAGE_BYTES = 16 * 1024**2
+"""Previews have a tenth of it. A larger message costs the connection; the run is found by asking."""
 
 
 class NotConnectedError(EngineUnavailableError):
@@ -61,7 +65,8 @@ class RunSocket:
         self._deadline = 0.0
         self._heard_at = 0.0
         self._clock = clock
-        self._connection: FrameSocket | None = None
+        self._connection: ClientConnection | None = None
+        self._closing = ExitStack()
 
     def open(self, deadline: float) -> None:
         """Connect for a run.
@@ -85,10 +90,10 @@ class RunSocket:
         """
         self._deadline = deadline
         try:
-            if self._connection and self._clock() - self._heard_at < self._trusted_seconds:
-                self._connection.drop()
-            elif self._connection:
-                self._connection.ping(self._patience(_ANSWER_SECONDS))
+            if self._connection:
+                _drop_messages(self._connection)
+                if self._clock() - self._heard_at >= self._trusted_seconds:
+                    self._await_pong(self._connection)
         except (OSError, WebSocketException):
             self.close()
         return self._connection is not None
@@ -111,16 +116,44 @@ class RunSocket:
 
     def close(self) -> None:
         """End the connection; does nothing if there is none."""
-        connection, self._connection = self._connection, None
-        if connection:
-            connection.close()
+        self._connection = None
+        self._closing.close()
 
-    def _connect(self) -> FrameSocket:
-        hellos = [self.hello] if self.hello else []
-        return FrameSocket(self._url, hellos, open_seconds=self._patience(_CONNECT_SECONDS), max_bytes=_MAX_FRAME_BYTES)
+    def _connect(self) -> ClientConnection:
+        """Connect and say hello.
+
+        It sends no pings of its own accord: a node may keep the engine's interpreter busy for longer than any ping
+        waits. It goes to the engine directly, whatever proxy the environment names.
+        """
+        connection = self._closing.enter_context(
+            connect(
+                self._url,
+                compression=None,
+                proxy=None,
+                open_timeout=self._patience(_CONNECT_SECONDS),
+                ping_interval=None,
+                close_timeout=_CLOSE_SECONDS,
+                max_size=_MAX_MESSAGE_BYTES,
+            )
+        )
+        if self.hello:
+            connection.send(self.hello)
+        return connection
+
+    def _await_pong(self, connection: ClientConnection) -> None:
+        if not connection.ping().wait(self._patience(_ANSWER_SECONDS)):
+            raise TimeoutError
+        _drop_messages(connection)
 
     def _patience(self, most_seconds: float) -> float:
         return min(most_seconds, max(_LEAST_SECONDS, self._deadline - self._clock()))
+
+
+def _drop_messages(connection: ClientConnection) -> None:
+    """Drop what has come; raises if the connection has ended."""
+    with suppress(TimeoutError):
+        while True:
+            connection.recv(timeout=0)
 
 
 def _parse_message(frame: str) -> dict[str, Any]:

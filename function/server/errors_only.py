@@ -8,7 +8,7 @@ from gunicorn.glogging import Logger
 class ErrorsOnly(Logger):  # type: ignore[misc]  # gunicorn has no types
     """Writes what gunicorn has to say of itself.
 
-    With a `logconfig_dict` gunicorn also puts a line together for each request, whoever reads it; a job has one already.
+    With a `logconfig_dict` gunicorn also puts a line together for each request, whoever reads it; each job has one.
     """
 
     @property

@@ -389,7 +389,7 @@ def reads_history(api: EngineApi, prompt_id: str) -> bool:
 def test_a_kept_socket_that_the_engine_closed_is_replaced(engine: ReplayEngine) -> None:
     """A connection that ended between two runs costs the next one nothing but a new connection, under a new id."""
     engine.recording = Recording.of_run("simple_fresh")
-    with closing(EngineClient("127.0.0.1", engine.port, quiet_seconds=60)) as client:
+    with closing(EngineClient("127.0.0.1", engine.port, quiet_seconds=60, trusted_seconds=0)) as client:
         assert run_again(client).files
         (connection,) = engine.sockets.values()
         connection.shutdown(socket.SHUT_RDWR)

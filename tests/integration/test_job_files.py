@@ -153,6 +153,7 @@ def test_only_outputs_on_the_disk_need_no_engine(served: OutputFolder) -> None:
     preview = file_of_engine("p.png", folder_type="temp")
     assert [served.has(files) for files in ([], [here], [here, preview])] == [True] * 3
     assert [served.has(files) for files in ([there], [here, there], [preview])] == [False] * 3
+    assert [served.has([file_of_engine(name)]) for name in ("n" * 300, "a\0b", "..")] == [False] * 3
 
 
 def test_an_engine_that_has_no_such_file_either(served: OutputFolder) -> None:

@@ -34,7 +34,7 @@ import click
 from PIL import Image
 from websockets.sync.client import connect
 
-from bench.bringing import peak_bytes
+from bench.bringing import cpu_seconds_of, peak_bytes
 from bench.document import DOCUMENT, write_table
 from function.cli.local import local_function
 from tests.support.function_process import engine_settings
@@ -42,6 +42,8 @@ from tests.support.function_process import engine_settings
 CLIENTS = 8
 WARM_RUNS = 5
 RUNS_PER_CLIENT = 20
+KEPT_SECONDS = 1.0
+"""The embedded engine ends a connection that was idle for 5 s."""
 NOISE = "noise.png"
 
 Graph = dict[str, Any]
@@ -76,18 +78,28 @@ class Place:
 
 
 class Direct:
-    """A careful client of ComfyUI: two connections, both kept."""
+    """A careful client of ComfyUI: two connections, both kept.
+
+    Attributes:
+        decoding_seconds: Of the last run: from the last byte to the file.
+    """
+
+    decoding_seconds = 0.0
 
     def __init__(self, place: Place) -> None:
         self._client_id = uuid.uuid4().hex
         self._http = http.client.HTTPConnection("127.0.0.1", place.engine_port)
-        self._socket = connect(
-            f"ws://127.0.0.1:{place.engine_port}/ws?clientId={self._client_id}",
-            compression=None,
-            max_size=None,
-            proxy=None,
-            ping_interval=None,
-            close_timeout=0,
+        self._asked_at = 0.0
+        self._closing = ExitStack()
+        self._socket = self._closing.enter_context(
+            connect(
+                f"ws://127.0.0.1:{place.engine_port}/ws?clientId={self._client_id}",
+                compression=None,
+                max_size=None,
+                proxy=None,
+                ping_interval=None,
+                close_timeout=0,
+            )
         )
 
     def run(self, graph: Graph) -> bytes:
@@ -102,23 +114,36 @@ class Direct:
 
     def close(self) -> None:
         """End both connections."""
-        self._socket.close()
+        self._closing.close()
         self._http.close()
 
     def _ask(self, method: str, path: str, body: object = None) -> bytes:
-        return asked_on(self._http, method, path, body)
+        if time.monotonic() - self._asked_at > KEPT_SECONDS:
+            self._http.close()  # it connects by itself
+        answer = asked_on(self._http, method, path, body)
+        self._asked_at = time.monotonic()
+        return answer
 
 
 class Through:
-    """A client of the function: one connection, kept."""
+    """A client of the function: one connection, kept.
+
+    Attributes:
+        decoding_seconds: As of `Direct`: JSON and base64.
+    """
 
     def __init__(self, place: Place) -> None:
+        self.decoding_seconds = 0.0
         self._http = http.client.HTTPConnection("127.0.0.1", place.function_port)
 
     def run(self, graph: Graph) -> bytes:
         """Run a graph that saves one file; the file."""
-        (image,) = json.loads(asked_on(self._http, "POST", "/prompt", {"prompt": graph}))["images"]
-        return base64.b64decode(image)
+        answer = asked_on(self._http, "POST", "/prompt", {"prompt": graph})
+        read_at = time.perf_counter()
+        (image,) = json.loads(answer)["images"]
+        file = base64.b64decode(image)
+        self.decoding_seconds = time.perf_counter() - read_at
+        return file
 
     def close(self) -> None:
         """End the connection."""
@@ -208,10 +233,19 @@ def prepare_noise(place: Place, width: int, height: int, numbers: range) -> None
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of each run, by way, in pairs; and the bytes of a file."""
+    """What runs took, in pairs.
+
+    Attributes:
+        seconds: Of each run, by way.
+        decoding_seconds: Of that, what the client of the function does with the answer: JSON and base64.
+        size_bytes: Of a file.
+        cpu_seconds: Of the function's process, for one run: what a loaded machine changes least.
+    """
 
     seconds: dict[str, list[float]]
+    decoding_seconds: list[float]
     size_bytes: int
+    cpu_seconds: float
 
     def row(self, engine: str, name: str) -> str:
         """The table's line."""
@@ -221,14 +255,18 @@ class Times:
         added, added_late = (quantile["function"] - quantile["direct"] for quantile in (median, late))
         size = f"{self.size_bytes / 1e6:.3g} MB"
         runs = len(self.seconds["direct"])
-        return f"| {engine} | {name}, {size} | {cells[0]} | {cells[1]} | {added:.1f} | {added_late:.1f} | {runs} |\n"
+        decoding = 1e3 * statistics.median(self.decoding_seconds)
+        figures = [f"{added:.1f} ({added_late:.1f})", f"{decoding:.1f}", f"{1e3 * self.cpu_seconds:.1f}", str(runs)]
+        return f"| {' | '.join([engine, f'{name}, {size}', *cells, *figures])} |\n"
 
 
 def in_turn(place: Place, make: Make, numbers: range) -> Times:
     """Run one request after the other, each number both ways; which way goes first is drawn."""
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    decoding: list[float] = []
     with ExitStack() as closing_all:
         clients = {way: closing_all.enter_context(closing(client(place))) for way, client in WAYS.items()}
+        cpu = cpu_seconds_of(place.worker_pid)
         for number in numbers:
             files = {}
             for way in random.sample(list(WAYS), len(WAYS)):
@@ -236,9 +274,11 @@ def in_turn(place: Place, make: Make, numbers: range) -> Times:
                 started = time.perf_counter()
                 files[way] = clients[way].run(wanted)
                 seconds[way].append(time.perf_counter() - started)
+            decoding.append(clients["function"].decoding_seconds)
             check_same(files["direct"], files["function"])
+        cpu = cpu_seconds_of(place.worker_pid) - cpu
     warm = {way: values[WARM_RUNS:] or values for way, values in seconds.items()}
-    return Times(warm, len(files["function"]))
+    return Times(warm, decoding, len(files["function"]), cpu / len(numbers))
 
 
 def check_same(one: bytes, other: bytes) -> None:
@@ -291,8 +331,8 @@ def table(place: Place, runs: int) -> str:
     """Measure everything; Markdown."""
     engine = place.engine
     lines = [
-        "| engine | picture | direct, ms (p95) | function, ms (p95) | added, ms | added at p95, ms | runs |\n",
-        "|---|---|---|---|---|---|---|\n",
+        "| engine | picture | direct, ms (p95) | function, ms (p95) | added, ms (p95) | decoding | CPU, ms | runs |\n",
+        "|---|---|---|---|---|---|---|---|\n",
         in_turn(place, flat, range(runs + WARM_RUNS)).row(engine, "64x64"),
     ]
     found = rates(place, rounds=5)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Condition
+from threading import Condition, Lock
 from typing import TYPE_CHECKING
 
 from function.errors import DrainingError, QueueFullError, RetryableError
@@ -45,16 +45,36 @@ class Turn:
     on_executed: Callable[[], None]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class _Ticket:
-    """A job that waits or runs; two are never equal."""
+    """A job that waits or runs.
 
-    interactive: bool
-    since: float
+    Args:
+        interactive: Whether it goes before those that are not.
+        since: When it came.
+        on_position: Told of the number of jobs before this one.
+        lock: Of the admission.
+
+    Attributes:
+        called: Notified when its wait may be over: a condition of its own, so that no change wakes those that it does
+            not concern.
+    """
+
+    def __init__(self, *, interactive: bool, since: float, on_position: Callable[[int], None], lock: Lock) -> None:
+        self.called = Condition(lock)
+        self._interactive = interactive
+        self._since = since
+        self._on_position = on_position
+        self._told = 0
 
     def rank(self, now: float) -> tuple[bool, float]:
         """The lowest one is next."""
-        return not self.interactive and now - self.since < PATIENCE_SECONDS, self.since
+        return not self._interactive and now - self._since < PATIENCE_SECONDS, self._since
+
+    def tell(self, before: int) -> None:
+        """Tell of the number of jobs before this one, if that is news."""
+        if before != self._told:
+            self._told = before
+            self._on_position(before)
 
 
 class Admission:
@@ -68,7 +88,8 @@ class Admission:
     def __init__(self, limit: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit
         self._clock = clock
-        self._changed = Condition()
+        self._lock = Lock()
+        self._left = Condition(self._lock)
         self._admitted = 0
         self._waiting: list[_Ticket] = []
         self._holder: _Ticket | None = None
@@ -92,7 +113,7 @@ class Admission:
             QueueFullError: `limit` jobs are admitted.
             DrainingError: The pod is shutting down.
         """
-        with self._changed:
+        with self._lock:
             self._refuse_when_draining()
             if self._admitted >= self._limit:
                 raise QueueFullError(f"{self._limit} jobs are waiting or running in this pod (ADMIT_LIMIT)")
@@ -100,9 +121,9 @@ class Admission:
         try:
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 self._admitted -= 1
-                self._changed.notify_all()
+                self._left.notify_all()
 
     @contextmanager
     def turn(
@@ -117,7 +138,8 @@ class Admission:
 
         Args:
             deadline: Monotonic seconds.
-            on_position: Called with the number of jobs before this one when it changes.
+            on_position: Called with the number of jobs before this one when it changes, in the thread that changes it;
+                it must be quick.
             cancellation: Ends the wait; whoever sets it calls `look_again`. It does not end the turn.
             interactive: Whether this job goes before those that are not; see PATIENCE_SECONDS.
 
@@ -126,62 +148,62 @@ class Admission:
             RetryableError: The deadline passed while the job waited.
             ComfyfnError: The reason of the cancellation.
         """
-        ticket = _Ticket(interactive, self._clock())
-        with self._changed:
+        ticket = _Ticket(interactive=interactive, since=self._clock(), on_position=on_position, lock=self._lock)
+        with self._lock:
             self._waiting.append(ticket)
             try:
-                self._give_turn()
-                self._await_turn(ticket, deadline, on_position, cancellation)
+                self._move_up()
+                self._await_turn(ticket, deadline, cancellation)
             except BaseException:
                 self._leave(ticket)
                 raise
         try:
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 self._leave(ticket)
 
-    def _await_turn(
-        self, ticket: _Ticket, deadline: float, on_position: Callable[[int], None], cancellation: Cancellation
-    ) -> None:
-        told = 0
+    def _await_turn(self, ticket: _Ticket, deadline: float, cancellation: Cancellation) -> None:
         while True:
             self._refuse_when_draining()
             cancellation.check()
             if self._holder is ticket:
                 return
-            before = self._line().index(ticket) + 1
-            if before != told:
-                on_position(before)
-                told = before
             remaining = deadline - self._clock()
             if remaining <= 0:
                 raise RetryableError("the job's deadline passed while it waited for the GPU")
-            self._changed.wait(remaining)
+            ticket.called.wait(remaining)
 
     def _line(self) -> list[_Ticket]:
         """Who waits, the next one first."""
         now = self._clock()
         return sorted(self._waiting, key=lambda ticket: ticket.rank(now))
 
-    def _give_turn(self) -> None:
+    def _move_up(self) -> None:
         """Give the GPU to the next one if it is free: decided in one place, because ranks change with time."""
-        if self._holder is None and self._waiting:
-            self._holder = self._line()[0]
+        line = self._line()
+        if line and self._holder is None:
+            self._holder = line.pop(0)
             self._waiting.remove(self._holder)
-        self._changed.notify_all()
+            self._holder.called.notify()
+        for before, ticket in enumerate(line, start=1):
+            ticket.tell(before)
 
     def _leave(self, ticket: _Ticket) -> None:
         if self._holder is ticket:
             self._holder = None
         else:
             self._waiting.remove(ticket)
-        self._give_turn()
+        self._move_up()
 
     def look_again(self) -> None:
         """Have every waiting job look at its cancellation."""
-        with self._changed:
-            self._changed.notify_all()
+        with self._lock:
+            self._call_all()
+
+    def _call_all(self) -> None:
+        for ticket in self._waiting:
+            ticket.called.notify()
 
     def _refuse_when_draining(self) -> None:
         if self._draining:
@@ -189,11 +211,11 @@ class Admission:
 
     def drain(self) -> None:
         """Refuse new jobs from now on and send those away that wait."""
-        with self._changed:
+        with self._lock:
             self._draining = True
-            self._changed.notify_all()
+            self._call_all()
 
     def wait_until_idle(self, timeout_seconds: float) -> bool:
         """Wait until no job is admitted; say whether that came true in time."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._admitted == 0, timeout_seconds)
+        with self._left:
+            return self._left.wait_for(lambda: self._admitted == 0, timeout_seconds)

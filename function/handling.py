@@ -161,14 +161,14 @@ class JobHandler:
 
         line = self._line()
         try:
-            line.check(job)
+            checked = line.check(job)
         except JobFailedError as error:
             if job.stored:
                 return self._jobs().records.fail(job.job_id, error)
             raise
         if self._admission.depth > 1:
             with suppress(ComfyfnError):  # the job says the same when its turn comes
-                line.prefetch(job)
+                line.prefetch(checked)
         gpu = self._admission.turn(
             deadline=deadline, on_position=on_position, cancellation=tracked.waiting, interactive=job.interactive
         )
@@ -176,7 +176,7 @@ class JobHandler:
             holding.enter_context(gpu)
             holding.callback(line.engine.recycle)
             self._running = tracked.running = Cancellation() if job.stored else tracked.waiting
-            return line.run_job(job, Turn(deadline, tracked.running, on_progress, holding.close), new=new)
+            return line.run_job(checked, Turn(deadline, tracked.running, on_progress, holding.close), new=new)
 
     def cancel(self, job_id: str) -> None:
         """End a job wherever it is: one that another pod runs ends at that pod's next sign of life.

@@ -183,10 +183,10 @@ class Output:
         subfolder: Its folder below the job's output directory, "" for none.
         media_type: By the file's extension.
         size_bytes: Length.
-        sha256: Hexadecimal digest of the bytes.
-        width: Pixels, for images; None otherwise.
-        height: Pixels, for images; None otherwise.
-        url: Where it is stored; "" when the caller gets the bytes.
+        sha256: Hexadecimal digest of the bytes; "" where it was not stored.
+        width: Pixels, for images that were stored; None otherwise.
+        height: Pixels, for images that were stored; None otherwise.
+        url: Where it is stored; "" where it was not.
         data: The bytes themselves when the caller gets them; None when they are stored.
     """
 
@@ -196,7 +196,7 @@ class Output:
     subfolder: str
     media_type: str
     size_bytes: int
-    sha256: str
+    sha256: str = ""
     width: int | None = None
     height: int | None = None
     url: str = ""

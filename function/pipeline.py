@@ -37,8 +37,24 @@ if TYPE_CHECKING:
     from function.storage.objects import ObjectStore
     from function.telemetry import OnProgress, Progress
     from function.transfer.client import FetcherProcess
+    from function.validation.definitions import Definitions
     from function.validation.policy import Policy
     from function.workflow import Workflow
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedJob:
+    """A job whose workflow may run, as far as was known when it was looked at.
+
+    Attributes:
+        job: The job.
+        workflow: Its graph.
+        definitions: What was known of the engine's nodes; None: nothing yet.
+    """
+
+    job: Job
+    workflow: Workflow
+    definitions: Definitions | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,28 +75,30 @@ class Line:
     gpus: NvmlReader
     output_dir: Path
 
-    def check(self, job: Job) -> None:
+    def check(self, job: Job) -> CheckedJob:
         """Refuse a workflow that can't run, whatever the engine is doing.
 
         It takes only what is known in this process, so a bad workflow is answered while another job runs for minutes.
-        `run_job` looks again: the engine's nodes may be known only then.
+        `run_job` looks again if the engine's nodes are known only then.
 
         Raises:
             JobFailedError: Naming what is wrong.
         """
-        _checked(job, self)
+        workflow, definitions = parse_workflow(job.workflow), self.catalogue.definitions
+        check_workflow(without_lists(workflow), self.policy, definitions)
+        return CheckedJob(job, workflow, definitions)
 
-    def run_job(self, job: Job, turn: Turn, *, new: bool) -> JobResult:
+    def run_job(self, checked: CheckedJob, turn: Turn, *, new: bool) -> JobResult:
         """Run one job that has the GPU; see the function of this name."""
-        return run_job(job, self, turn, new=new)
+        return run_job(checked, self, turn, new=new)
 
-    def prefetch(self, job: Job) -> None:
+    def prefetch(self, checked: CheckedJob) -> None:
         """Begin to bring the models of a job that waits for the GPU.
 
         Raises:
             JobFailedError, StorageUnavailableError: As the job will itself when its turn comes.
         """
-        self.models.prefetch(_references(parse_workflow(job.workflow), job, self))
+        self.models.prefetch(_references(checked, self))
 
     def stop(self) -> None:
         """End what goes on beside jobs."""
@@ -110,14 +128,14 @@ class Stopwatch:
         return {**self.laps, "total": round(self._clock() - self._started, 3)}
 
 
-def run_job(job: Job, line: Line, turn: Turn, *, new: bool) -> JobResult:
+def run_job(checked: CheckedJob, line: Line, turn: Turn, *, new: bool) -> JobResult:
     """Run one job that has the GPU, from its claim to its result.
 
     A stored job that can't succeed ends in a failed result with a manifest; of a job that stores nothing the error
     is raised. A retryable error is raised always and leaves no manifest; the attempt is handed back.
 
     Args:
-        job: The job.
+        checked: The job, from `Line.check`.
         line: What it runs on.
         turn: What ends it, and who is told.
         new: Whether nobody is known to have claimed it.
@@ -126,13 +144,13 @@ def run_job(job: Job, line: Line, turn: Turn, *, new: bool) -> JobResult:
         JobFailedError: The job stores nothing and can't succeed.
         RetryableError: The job may succeed later or on another pod.
     """
-    watch = Stopwatch()
+    job, watch = checked.job, Stopwatch()
     if not job.stored:
-        return _attempt(job, line, turn, 1, watch)
+        return _attempt(checked, line, turn, 1, watch)
 
     def work(attempt: int, on_attempt: OnProgress) -> JobResult:
         try:
-            return _attempt(job, line, replace(turn, on_progress=on_attempt), attempt, watch)
+            return _attempt(checked, line, replace(turn, on_progress=on_attempt), attempt, watch)
         except JobFailedError as error:
             finished_at = to_timestamp(utc_now())
             return failed_result(job, attempt, error, finished_at=finished_at, timings=watch.timings())
@@ -140,23 +158,20 @@ def run_job(job: Job, line: Line, turn: Turn, *, new: bool) -> JobResult:
     return run_attempt(line.records, job, work, new=new, cancellation=turn.cancellation, on_progress=turn.on_progress)
 
 
-def _checked(job: Job, line: Line) -> Workflow:
-    workflow = parse_workflow(job.workflow)
-    check_workflow(without_lists(workflow), line.policy, line.catalogue.definitions)
-    return workflow
+def _references(checked: CheckedJob, line: Line) -> tuple[ModelRef, ...]:
+    job = checked.job
+    return line.lookup.references(checked.workflow, job.preloads, credentials=job.credentials)
 
 
-def _references(workflow: Workflow, job: Job, line: Line) -> tuple[ModelRef, ...]:
-    return line.lookup.references(workflow, job.preloads, credentials=job.credentials)
-
-
-def _attempt(job: Job, line: Line, turn: Turn, attempt: int, watch: Stopwatch) -> JobResult:
+def _attempt(checked: CheckedJob, line: Line, turn: Turn, attempt: int, watch: Stopwatch) -> JobResult:
     def on_preparation(progress: Progress) -> None:
         turn.cancellation.check()
         turn.on_progress(progress)
 
-    workflow = _checked(job, line)
-    references = _references(workflow, job, line)
+    job, workflow = checked.job, checked.workflow
+    if line.catalogue.definitions is not checked.definitions:
+        line.check(job)
+    references = _references(checked, line)
     converter = converter_of(line.output_dir, job.job_id, job.convert_output)
     folder = OutputFolder(line.output_dir, job.job_id, view=line.engine.view, converter=converter)
     with line.models.ensure(references, deadline=turn.deadline, on_progress=on_preparation) as etags:

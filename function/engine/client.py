@@ -43,6 +43,7 @@ _LEAST_SECONDS = 1.0
 _TICK_SECONDS = 0.1
 _RETRY_SECONDS = 0.05
 _QUIET_SECONDS = 5.0
+_TRUSTED_SECONDS = 1.0
 _OK = 200
 _BAD_REQUEST = 400
 _TOO_LARGE = 413
@@ -79,6 +80,7 @@ class EngineClient:
         port: Where it listens.
         interrupt_seconds: How long to try to interrupt a run before it counts as stuck.
         quiet_seconds: After how long without a message to ask whether the run still is there.
+        trusted_seconds: For how long after a run a kept socket counts as alive without being asked.
         clock: Monotonic seconds.
     """
 
@@ -89,12 +91,14 @@ class EngineClient:
         *,
         interrupt_seconds: float = 5.0,
         quiet_seconds: float = _QUIET_SECONDS,
+        trusted_seconds: float = _TRUSTED_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._address = f"{host}:{port}"
         self._api = EngineApi(host, port)
         self._interrupt_seconds = interrupt_seconds
         self._quiet_seconds = quiet_seconds
+        self._trusted_seconds = trusted_seconds
         self._clock = clock
         self._kept: RunSocket | None = None
 
@@ -162,7 +166,7 @@ class EngineClient:
                 closing.callback(socket.close)
             if not (socket and socket.hello == hello and socket.reopen(limits.deadline)):
                 closing.close()
-                socket = RunSocket(self._address, hello=hello, clock=self._clock)
+                socket = RunSocket(self._address, hello=hello, trusted_seconds=self._trusted_seconds, clock=self._clock)
                 closing.callback(socket.close)
                 socket.open(limits.deadline)
             yield socket

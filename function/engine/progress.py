@@ -87,6 +87,8 @@ class RunProgress:
                 self._parts[str(data.get("node"))] = _steps(data)
             case "executing" if "node" in data:
                 self._enter(data["node"], data.get("display_node"))
+            case _:
+                return
         self._tell()
 
     def finish(self) -> None:

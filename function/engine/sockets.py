@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from websockets.exceptions import WebSocketException
+from websockets.sync.client import connect
 
-from function.engine.frames import FrameSocket
 from function.errors import EngineUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from websockets.sync.client import ClientConnection
+
 _CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 1.0
+_CLOSE_SECONDS = 0.0  # ComfyUI collects garbage after a run and answers only then
 _LEAST_SECONDS = 0.1
-_MAX_FRAME_BYTES = 16 * 1024**2
-"""Previews have a tenth of it. A larger frame costs the connection; the run is found by asking."""
+_MAX_MESSAGE_BYTES = 16 * 1024**2
+"""Previews have a tenth of it. A larger message costs the connection; the run is found by asking."""
 
 
 class NotConnectedError(EngineUnavailableError):
@@ -36,6 +40,7 @@ class RunSocket:
     Args:
         address: Host and port.
         hello: The first message of each connection; "" for none.
+        trusted_seconds: For how long after a message the engine counts as alive without being asked.
         clock: Monotonic seconds.
 
     Attributes:
@@ -44,14 +49,24 @@ class RunSocket:
         was_lost: Whether a run has lost it.
     """
 
-    def __init__(self, address: str, *, hello: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        hello: str,
+        trusted_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.client_id = uuid.uuid4().hex
         self.hello = hello
         self.was_lost = False
         self._url = f"ws://{address}/ws?clientId={self.client_id}"
+        self._trusted_seconds = trusted_seconds
         self._deadline = 0.0
+        self._heard_at = 0.0
         self._clock = clock
-        self._connection: FrameSocket | None = None
+        self._connection: ClientConnection | None = None
+        self._closing = ExitStack()
 
     def open(self, deadline: float) -> None:
         """Connect for a run.
@@ -69,11 +84,16 @@ class RunSocket:
             raise NotConnectedError(f"the engine takes no connection: {error}") from error
 
     def reopen(self, deadline: float) -> bool:
-        """Whether one more run may have this connection: the engine answers on it. What has come since is dropped."""
+        """Whether one more run may have this connection. What has come since the last one is dropped.
+
+        The engine has to be there: it has just been heard, or it answers now.
+        """
         self._deadline = deadline
         try:
             if self._connection:
-                self._connection.ping(self._patience(_ANSWER_SECONDS))
+                _drop_messages(self._connection)
+                if self._clock() - self._heard_at >= self._trusted_seconds:
+                    self._await_pong(self._connection)
         except (OSError, WebSocketException):
             self.close()
         return self._connection is not None
@@ -84,6 +104,7 @@ class RunSocket:
             if self._connection is None:
                 self._connection = self._connect()
             frame = self._connection.recv(timeout_seconds)
+            self._heard_at = self._clock()
         except TimeoutError:
             return None
         except (OSError, WebSocketException):
@@ -95,16 +116,44 @@ class RunSocket:
 
     def close(self) -> None:
         """End the connection; does nothing if there is none."""
-        connection, self._connection = self._connection, None
-        if connection:
-            connection.close()
+        self._connection = None
+        self._closing.close()
 
-    def _connect(self) -> FrameSocket:
-        hellos = [self.hello] if self.hello else []
-        return FrameSocket(self._url, hellos, open_seconds=self._patience(_CONNECT_SECONDS), max_bytes=_MAX_FRAME_BYTES)
+    def _connect(self) -> ClientConnection:
+        """Connect and say hello.
+
+        It sends no pings of its own accord: a node may keep the engine's interpreter busy for longer than any ping
+        waits. It goes to the engine directly, whatever proxy the environment names.
+        """
+        connection = self._closing.enter_context(
+            connect(
+                self._url,
+                compression=None,
+                proxy=None,
+                open_timeout=self._patience(_CONNECT_SECONDS),
+                ping_interval=None,
+                close_timeout=_CLOSE_SECONDS,
+                max_size=_MAX_MESSAGE_BYTES,
+            )
+        )
+        if self.hello:
+            connection.send(self.hello)
+        return connection
+
+    def _await_pong(self, connection: ClientConnection) -> None:
+        if not connection.ping().wait(self._patience(_ANSWER_SECONDS)):
+            raise TimeoutError
+        _drop_messages(connection)
 
     def _patience(self, most_seconds: float) -> float:
         return min(most_seconds, max(_LEAST_SECONDS, self._deadline - self._clock()))
+
+
+def _drop_messages(connection: ClientConnection) -> None:
+    """Drop what has come; raises if the connection has ended."""
+    with suppress(TimeoutError):
+        while True:
+            connection.recv(timeout=0)
 
 
 def _parse_message(frame: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Output files as the engine wrote them: found, read and described."""
+"""Output files as the engine wrote them: found and opened."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from function.errors import InputRefusedError, NodeFailedError
 from function.job import Output
 from function.outputs.conversion import Converter, NotAnImageError
-from function.outputs.reading import DiskFile, HashingReader
+from function.outputs.reading import DiskFile
 from function.storage.objects import is_key, media_type_of
 
 if TYPE_CHECKING:
@@ -79,19 +79,15 @@ class OutputFolder:
         return self.saved(files) or self._named(file for file in files if file.folder_type == _TEMP_FOLDER)
 
     def has(self, files: Sequence[EngineFile]) -> bool:
-        """Whether the outputs of a run that ended lie on the disk, so that none of them is read through the engine.
-
-        Raises:
-            InputRefusedError: As for `saved`.
-            NodeFailedError: As for `open`.
-        """
-        return all(self._lies_here(file) for _, file in self.outputs(files))
+        """Whether the outputs of a run that ended lie on the disk, so that none of them is read through the engine."""
+        saved = [file for file in files if file.folder_type == _OUTPUT_FOLDER]
+        previews = any(file.folder_type == _TEMP_FOLDER for file in files)
+        return all(map(self._lies_here, saved)) if saved else not previews
 
     def _lies_here(self, file: EngineFile) -> bool:
-        source = self._on_disk(file)
-        if source:
-            source.close()
-        return source is not None
+        """Whether there is such a file; whether it may be read, `open` says."""
+        path = self.output_dir / file.subfolder / file.filename
+        return os.path.isfile(path)  # noqa: PTH113  (Path.is_file raises for a name that is too long)
 
     def _named(self, files: Iterable[EngineFile]) -> list[tuple[str, EngineFile]]:
         named = [(self._name(file), file) for file in files]
@@ -101,8 +97,8 @@ class OutputFolder:
                 raise InputRefusedError(f"node {file.node_id}: another node wrote {name!r} too; choose another prefix")
         return named
 
-    def open(self, file: EngineFile, *, on_bytes: Callable[[int], None] = lambda _: None) -> HashingReader:
-        """Open one file, converted if that is wanted.
+    def open(self, file: EngineFile) -> EngineFileSource:
+        """Open one file, converted if that is wanted; the caller closes it.
 
         Raises:
             InputRefusedError: It lies outside OUTPUT_DIR.
@@ -111,15 +107,13 @@ class OutputFolder:
         """
         source = self._source(file)
         try:
-            if self.converter:
-                source = self.converter.open(self._relative(file), source)
+            return self.converter.open(self._relative(file), source) if self.converter else source
         except NotAnImageError as error:
             source.close()
             raise output_failure(file, f"which {error}") from error
         except BaseException:
             source.close()
             raise
-        return HashingReader(source, on_bytes=on_bytes)
 
     def version(self, file: EngineFile) -> tuple[object, ...]:
         """What changes when the engine's file is written to or replaced; raises as `open`."""
@@ -161,21 +155,16 @@ class OutputFolder:
         return name.removeprefix(f"{self.job_id}/")
 
 
-def describe(name: str, file: EngineFile, source: HashingReader) -> Output:
-    """What is known of a file that was read to its end."""
+def describe(name: str, file: EngineFile, *, size_bytes: int) -> Output:
+    """What is known of a file by its name and its length."""
     place = PurePosixPath(name)
-    media_type = media_type_of(name)
-    width, height = source.image_size() if media_type.startswith("image/") else (None, None)
     return Output(
         node_id=file.node_id,
         kind=file.kind,
         filename=place.name,
         subfolder="" if place.parent == PurePosixPath() else str(place.parent),
-        media_type=media_type,
-        size_bytes=source.size_bytes,
-        sha256=source.sha256.hexdigest(),
-        width=width,
-        height=height,
+        media_type=media_type_of(name),
+        size_bytes=size_bytes,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
@@ -13,9 +14,6 @@ if TYPE_CHECKING:
     from function.engine.results import EngineFile
     from function.job import Output
     from function.outputs.files import OutputFolder
-
-
-_CHUNK_BYTES = 1024**2
 
 
 class InlineOutputs:
@@ -51,10 +49,6 @@ class InlineOutputs:
         return tuple(self._read(name, file) for name, file in self._folder.outputs(files))
 
     def _read(self, name: str, file: EngineFile) -> Output:
-        with self._folder.open(file) as source:
-            if not self._keep:
-                while source.read(_CHUNK_BYTES):
-                    pass
-                return describe(name, file, source)
-            data = source.read()
-            return replace(describe(name, file, source), size_bytes=len(data), data=data)
+        with closing(self._folder.open(file)) as source:
+            data = source.read() if self._keep else None
+        return replace(describe(name, file, size_bytes=source.size_bytes if data is None else len(data)), data=data)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from function.errors import ComfyfnError, InputRefusedError, StorageUnavailableError
 from function.outputs.files import describe, output_failure
+from function.outputs.hashing import HashingReader
 from function.storage.objects import ObjectChangedError, ObjectMissingError, media_type_of
 from function.telemetry import Progress
 
@@ -176,7 +177,8 @@ class StoredOutputs:
     def _store_file(self, name: str, file: EngineFile) -> _Stored:
         url = self._store.object_url(self._prefix + name)
         self._meter.reset(name)
-        with self._folder.open(file, on_bytes=lambda count: self._count(name, count)) as source:
+        opened = self._folder.open(file)
+        with HashingReader(opened, on_bytes=lambda count: self._count(name, count)) as source:
             self._touched.add(name)
             try:
                 self._store.upload(
@@ -186,7 +188,7 @@ class StoredOutputs:
                 raise output_failure(file, "and went on writing to it") from error
             if self._folder.version(file) != source.version:
                 raise output_failure(file, "and went on writing to it")
-            return _Stored(replace(describe(name, file, source), url=url), source.version)
+            return _Stored(_described(name, file, source, url), source.version)
 
     def _count(self, name: str, count_bytes: int) -> None:
         if self._stopped.is_set():
@@ -199,6 +201,13 @@ class StoredOutputs:
                 self._store.delete(self._prefix + name)
         except ComfyfnError as error:
             _log.warning("files that are no outputs stay in storage below %s: %s", self._prefix, error.message)
+
+
+def _described(name: str, file: EngineFile, source: HashingReader, url: str) -> Output:
+    """What is known of a file that was stored."""
+    output = describe(name, file, size_bytes=source.size_bytes)
+    width, height = source.image_size() if output.media_type.startswith("image/") else (None, None)
+    return replace(output, sha256=source.sha256.hexdigest(), width=width, height=height, url=url)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from function.engine.results import EngineFile
     from function.handover import UploadTarget
     from function.outputs.files import OutputFolder
-    from function.outputs.reading import HashingReader
+    from function.outputs.reading import EngineFileSource
     from function.sources import SourceUrl
     from function.storage.connecting import ConnectionRules
     from function.storage.objects import ObjectStore
@@ -81,11 +81,11 @@ class Uploader:
             self._see_through(target, name, partial(folder.open, file), check)
 
     def _see_through(
-        self, target: UploadTarget, name: str, open_file: Callable[[], HashingReader], check: Callable[[], None]
+        self, target: UploadTarget, name: str, open_file: Callable[[], EngineFileSource], check: Callable[[], None]
     ) -> None:
         for pause_seconds in (*_PAUSES_SECONDS, None):
             check()
-            with open_file() as source:
+            with closing(open_file()) as source:
                 try:
                     return self._send(target, name, source)
                 except TransientStorageError as error:
@@ -98,7 +98,7 @@ class Uploader:
             self._sleep(pause_seconds)
         return None
 
-    def _send(self, target: UploadTarget, name: str, source: HashingReader) -> None:
+    def _send(self, target: UploadTarget, name: str, source: EngineFileSource) -> None:
         if target.is_s3:
             bucket, _, prefix = target.url_prefix.removeprefix("s3://").partition("/")
             self._store(bucket).upload(
@@ -111,7 +111,7 @@ class Uploader:
         """Its client is kept: the buckets are those that OUTPUT_URL_ALLOW names."""
         return self._stores.setdefault(bucket, self._open_store(f"s3://{bucket}"))
 
-    def _put(self, url: SourceUrl, name: str, source: HashingReader, credentials: tuple[UrlCredential, ...]) -> None:
+    def _put(self, url: SourceUrl, name: str, source: EngineFileSource, credentials: tuple[UrlCredential, ...]) -> None:
         credential = find_credential(credentials, url)
         headers = {
             "Content-Type": media_type_of(name),
@@ -140,7 +140,7 @@ def _exchange(
         raise TransientStorageError(f"{origin}: no answer ({type(error).__name__})") from error
 
 
-def _chunks(source: HashingReader) -> Iterator[bytes]:
+def _chunks(source: EngineFileSource) -> Iterator[bytes]:
     reader = SizedReader(source, size_bytes=source.size_bytes)
     while chunk := reader.read(_CHUNK_BYTES):
         yield chunk

@@ -34,7 +34,7 @@ keepalive = 95  # longer than the 90 s for which Knative's queue-proxy keeps idl
 preload_app = False
 control_socket_disable = True  # it would be made in HOME, which a read-only pod does not have
 worker_tmp_dir = None
-accesslog = None
+logger_class = "function.server.errors_only.ErrorsOnly"
 loglevel = _settings.log_level.lower()
 logconfig_dict = logging_config(_settings.log_level)
 

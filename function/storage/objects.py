@@ -7,7 +7,7 @@ Keys are relative to the store's own prefix: the store of `s3://bucket/prefix` r
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -26,6 +26,7 @@ MAX_KEY_BYTES = 1024
 """S3's limit on the UTF-8 bytes of a key, the store's prefix included."""
 
 _SHOWN_CHARACTERS = 80
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")  # Unicode's categories Cc and Cs, and a backslash
 
 
 class ObjectMissingError(Exception):
@@ -282,7 +283,7 @@ def check_key(key: str) -> str:
 def _key_problem(key: str) -> str:
     if not key:
         return "is empty"
-    if any(unicodedata.category(character) in {"Cc", "Cs"} or character == "\\" for character in key):
+    if _FORBIDDEN.search(key):
         return "holds a control character, a backslash or half a surrogate pair"
     if len(key.encode()) > MAX_KEY_BYTES:
         return f"is longer than {MAX_KEY_BYTES} bytes"

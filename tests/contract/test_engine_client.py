@@ -348,9 +348,18 @@ def test_a_socket_that_said_hello_serves_only_runs_that_say_it(engine: ReplayEng
     assert previews
 
 
+def test_a_kept_socket_on_which_the_engine_was_just_heard_is_not_asked(engine: ReplayEngine) -> None:
+    """What comes on it between two runs is dropped."""
+    with closing(EngineClient("127.0.0.1", engine.port, quiet_seconds=60, trusted_seconds=60)) as client:
+        assert run_again(client).files
+        engine.answers_pings = False
+        assert run_again(client).files
+    assert engine.seen.count("GET /ws") == 1
+
+
 def test_a_kept_socket_on_which_the_engine_is_silent_is_replaced(engine: ReplayEngine) -> None:
     """Before the run is submitted it has to answer; nothing of the run is looked for on one that does not."""
-    with closing(EngineClient("127.0.0.1", engine.port, quiet_seconds=60)) as client:
+    with closing(EngineClient("127.0.0.1", engine.port, quiet_seconds=60, trusted_seconds=0)) as client:
         assert run_again(client).files
         engine.answers_pings = False
         assert run_again(client).files
@@ -380,7 +389,7 @@ def reads_history(api: EngineApi, prompt_id: str) -> bool:
 def test_a_kept_socket_that_the_engine_closed_is_replaced(engine: ReplayEngine) -> None:
     """A connection that ended between two runs costs the next one nothing but a new connection, under a new id."""
     engine.recording = Recording.of_run("simple_fresh")
-    with closing(EngineClient("127.0.0.1", engine.port, quiet_seconds=60)) as client:
+    with closing(EngineClient("127.0.0.1", engine.port, quiet_seconds=60, trusted_seconds=0)) as client:
         assert run_again(client).files
         (connection,) = engine.sockets.values()
         connection.shutdown(socket.SHUT_RDWR)

@@ -24,6 +24,7 @@ from function.errors import (
 )
 from function.telemetry import Metrics, Progress
 from tests.support import replay
+from tests.support.processes import runs, wait_until
 from tests.support.replay import Recording
 
 if TYPE_CHECKING:
@@ -102,7 +103,9 @@ def test_engine_killed_between_two_runs(start: Callable[..., Engine], metrics: M
     """A connection that was kept to an engine that is gone breaks no run: its successor gets one of its own."""
     engine = start()
     assert engine.run(WORKFLOW, deadline=soon()).files
-    os.kill(engine._supervisor.pid, signal.SIGKILL)
+    pid = engine._supervisor.pid
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not runs(pid), what="the end of the engine")
     assert engine.run(WORKFLOW, deadline=soon()).files
     assert metrics.registry.get_sample_value("comfyfn_engine_starts_total") == 2
 

@@ -86,7 +86,7 @@ class Faulty:
 
     def _connect(self, host: str, port: int) -> EngineClient:
         self.proxy.target_port = port
-        return EngineClient(host, self.proxy.port, interrupt_seconds=0.3, quiet_seconds=0.2)
+        return EngineClient(host, self.proxy.port, interrupt_seconds=0.3, quiet_seconds=0.2, trusted_seconds=0.0)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Signal the engine's process."""

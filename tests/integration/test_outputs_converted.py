@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -74,7 +75,7 @@ def test_a_file_that_is_written_again_is_converted_again(store: ObjectStore, tmp
     """The conversion of what it was before does not count."""
     folder = folder_in(tmp_path)
     file = written(tmp_path, "a.png")
-    with folder.open(file) as source:
+    with closing(folder.open(file)) as source:
         before = source.read()
     buffer = io.BytesIO()
     Image.new("RGB", (9, 9), "red").save(buffer, "PNG")

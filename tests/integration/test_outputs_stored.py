@@ -127,6 +127,14 @@ def test_outputs_are_stored_and_described(store: ObjectStore, output_dir: Path) 
     assert output.data is None
 
 
+@pytest.mark.parametrize(("filename", "content"), [("a.png", b"no image"), ("t.txt", small_image())])
+def test_only_an_image_has_dimensions(store: ObjectStore, output_dir: Path, filename: str, content: bytes) -> None:
+    """The file is an output all the same."""
+    with storing(store, output_dir) as outputs:
+        (output,) = outputs.finish([written(output_dir, filename, content=content)])
+    assert (output.width, output.height, output.size_bytes) == (None, None, len(content))
+
+
 def test_a_large_output_is_stored_in_parts_and_hashed_on_the_way(store: ObjectStore, output_dir: Path) -> None:
     """The digest is that of the bytes that arrived."""
     content = os.urandom(17 * MIB)

@@ -19,13 +19,12 @@ from tests.support.storage import ignore_sleep
 from tests.support.webhooks import HERE, Receiver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
 
     from function.engine.results import EngineFile
-    from function.outputs.reading import HashingReader
+    from function.outputs.reading import EngineFileSource
     from tests.support.storage import S3Server
 
 
@@ -97,8 +96,8 @@ def test_a_file_that_becomes_shorter_is_not_uploaded(tmp_path: Path) -> None:
     file = written(tmp_path, "a.mp4", "j1", content=LARGE_FILE)
 
     class Shrinking(OutputFolder):
-        def open(self, file: EngineFile, *, on_bytes: Callable[[int], None] = lambda _: None) -> HashingReader:
-            source = super().open(file, on_bytes=on_bytes)
+        def open(self, file: EngineFile) -> EngineFileSource:
+            source = super().open(file)
             (tmp_path / "j1" / "a.mp4").write_bytes(b"short")
             return source
 

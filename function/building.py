@@ -42,10 +42,17 @@ def build_jobs(settings: Settings, *, metrics: Metrics) -> Jobs:
         records,
         answer_seconds=settings.deadline_seconds + settings.lease_seconds,
         on_ended=on_ended,
+        token=_dispatch_token(settings),
     )
     retention = timedelta(days=settings.retention_days) if settings.retention_days else None
     sweep = Sweep(records, dispatcher, on_ended=on_ended, chores=(webhooks.sweep,), retention=retention)
     return Jobs(records, results, dispatcher=dispatcher, sweep=sweep, on_ended=on_ended, on_stop=on_stop)
+
+
+def _dispatch_token(settings: Settings) -> str:
+    """The token for DISPATCH_URL; Knative's sink is somebody else's choice and gets none."""
+    is_sink = settings.dispatch_url == settings.knative_sink
+    return settings.api_tokens[0] if settings.api_tokens and not is_sink else ""
 
 
 def _webhooks(settings: Settings, records: JobRecords, results: ObjectStore, metrics: Metrics) -> Webhooks:

@@ -17,6 +17,7 @@ from function.errors import SettingsError
 from function.setting_values import (
     GIB,
     MIB,
+    api_tokens,
     binary_units,
     boolean,
     choice,
@@ -27,6 +28,7 @@ from function.setting_values import (
     log_level,
     model_keys,
     optional,
+    origins,
     parse_store_url,
     patterns,
     seconds_or_never,
@@ -180,6 +182,29 @@ class Settings:
     )
     max_body_bytes: int = _setting(
         "MAX_BODY_SIZE_MB", binary_units(MIB), "100", "Largest request body in MiB; a larger one is answered 413."
+    )
+    api_tokens: tuple[str, ...] = _setting(
+        "API_TOKENS",
+        api_tokens,
+        "",
+        "Bearer tokens that requests must bring one of, separated by commas or white space, or the path of a file with"
+        " them; `/health`, `/ready`, `/metrics` and `/docs` need none. The first one goes along to DISPATCH_URL."
+        " Default: no request needs one.",
+        secret=True,
+    )
+    events_need_token: bool = _setting(
+        "EVENTS_NEED_TOKEN",
+        boolean,
+        "true",
+        "Whether `POST /` needs a token too where there are API_TOKENS. Brokers send none: with `false` the network must"
+        " let only them reach that route.",
+    )
+    cors_origins: tuple[str, ...] = _setting(
+        "CORS_ORIGINS",
+        origins,
+        "",
+        "Whose web pages may read answers: origins (`https://app.example`), separated by commas, or `*`; never with"
+        " cookies. Default: nobody's.",
     )
     max_queue_depth: int = _setting(
         "MAX_QUEUE_DEPTH", integer(0), "0", "`/ready` answers 503 while this many jobs wait or run; 0: never."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Response
 
-from function.errors import BodyTooLargeError, ComfyfnError, InvalidRequestError, RetryableError
+from function.errors import BodyTooLargeError, ComfyfnError, InvalidRequestError, RetryableError, UnauthorizedError
 from function.http.streamed import DocumentWithFiles, to_json
 from function.setting_values import MIB
 
@@ -81,10 +81,17 @@ def json_response(
 
 def error_response(error: ComfyfnError) -> Response:
     """Answer with an error: its line, its code and its details."""
-    headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, RetryableError) else None
-    return json_response(
-        {"error": error.message, "code": error.code, **error.details}, status=error.status, headers=headers
-    )
+    document = {"error": error.message, "code": error.code, **error.details}
+    return json_response(document, status=error.status, headers=error_headers(error))
+
+
+def error_headers(error: ComfyfnError) -> dict[str, str]:
+    """What an error says in headers, whatever the form of its body."""
+    if isinstance(error, RetryableError):
+        return {"Retry-After": str(error.retry_after_seconds)}
+    if isinstance(error, UnauthorizedError):
+        return {"WWW-Authenticate": 'Bearer realm="comfyfn"'}
+    return {}
 
 
 def http_error_response(error: HTTPException) -> Response:

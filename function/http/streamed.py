@@ -21,16 +21,21 @@ class DocumentWithFiles:
         name: The member that lists the files.
         files: Their contents.
         after: Its last members.
+        wrapped: Each file is the only member of an object, under this name; "" for none.
     """
 
-    def __init__(self, before: dict[str, Any], name: str, files: Sequence[bytes], after: dict[str, Any]) -> None:
+    def __init__(
+        self, before: dict[str, Any], name: str, files: Sequence[bytes], after: dict[str, Any], *, wrapped: str = ""
+    ) -> None:
+        self._opening, self._closing = (b"{" + to_json(wrapped) + b': "', b'"}') if wrapped else (b'"', b'"')
         self._head = to_json(before)[:-1] + b", " + to_json(name) + b": ["
         self._files = files
-        self._tail = b"], " + to_json(after)[1:]
+        self._tail = b"], " + to_json(after)[1:] if after else b"]}"
 
     def __len__(self) -> int:
         """The document's length in bytes."""
-        quoted_bytes = sum(4 * ((len(data) + 2) // 3) + len(b'""') for data in self._files)
+        around_bytes = len(self._opening) + len(self._closing)
+        quoted_bytes = sum(4 * ((len(data) + 2) // 3) + around_bytes for data in self._files)
         separator_bytes = len(b", ") * max(0, len(self._files) - 1)
         return len(self._head) + quoted_bytes + separator_bytes + len(self._tail)
 
@@ -47,10 +52,10 @@ class DocumentWithFiles:
     def _parts(self) -> Iterator[bytes]:
         yield self._head
         for number, data in enumerate(self._files):
-            yield b', "' if number else b'"'
+            yield (b", " if number else b"") + self._opening
             for start in range(0, len(data), _PIECE_BYTES):
                 yield base64.b64encode(memoryview(data)[start : start + _PIECE_BYTES])
-            yield b'"'
+            yield self._closing
         yield self._tail
 
 

@@ -196,8 +196,8 @@ class Settings:
         "EVENTS_NEED_TOKEN",
         boolean,
         "true",
-        "Whether `POST /` needs a token too where there are API_TOKENS. Brokers send none: with `false` the network must"
-        " let only them reach that route.",
+        "Whether `POST /` needs a token too where there are API_TOKENS. Brokers send none: with `false` the network"
+        " must let only them reach that route.",
     )
     cors_origins: tuple[str, ...] = _setting(
         "CORS_ORIGINS",

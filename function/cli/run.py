@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from function.workflow import Workflow
 
-TOKEN_VARIABLE = "COMFYFN_TOKEN"
-
 # What part of the whole bar each stage is worth.
 _STAGES = {"queued": (0, 0), "models": (0, 30), "inputs": (30, 5), "executing": (35, 60), "storing": (95, 5)}
 
@@ -39,7 +37,7 @@ _STAGES = {"queued": (0, 0), "models": (0, 30), "inputs": (30, 5), "executing": 
     "--url",
     default="http://127.0.0.1:3000",
     show_default=True,
-    help="The function to send it to; its token: COMFYFN_TOKEN.",
+    help="Where to send it; token: COMFYFN_TOKEN.",
 )
 @click.option("--local", is_flag=True, help="Start a function for this job and stop it afterwards.")
 @click.option("--label", default="", help="Your own name for the job.")
@@ -63,7 +61,7 @@ def function_client(url: str, *, local: bool) -> Iterator[FunctionClient]:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="comfyfn-"))
             click.echo("starting a function", err=True)
             url = stack.enter_context(local_function(log=Path(folder) / "function.log"))
-        token = "" if local else os.environ.get(TOKEN_VARIABLE, "")
+        token = "" if local else os.environ.get("COMFYFN_TOKEN", "")
         yield stack.enter_context(closing(FunctionClient(url, token=token)))
 
 

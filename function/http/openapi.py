@@ -6,13 +6,12 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from function import __version__
 from function.errors import ComfyfnError
 from function.http.access import is_open
-from function.http.answers import Error, OpenAIError
+from function.http.answer_models import Error, OpenAIError
 from function.http.openai_errors import PREFIX
 from function.http.operations import ERRORS, OPERATIONS, RETRIED, Answer, Operation
 from function.http.responses import json_response
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from flask import Request, Response
+    from pydantic import BaseModel
 
     from function.config import Settings
     from function.lifecycle import Function
@@ -119,7 +119,7 @@ def _schema(source: type[BaseModel] | dict[str, Any]) -> dict[str, Any]:
 
 def _schemas() -> dict[str, Any]:
     """The JSON schemas of all models."""
-    used = [Error, OpenAIError]
+    used: list[type[BaseModel]] = [Error, OpenAIError]
     for operation in OPERATIONS.values():
         sources = [operation.body, *(answer.schema for answer in operation.answers.values())]
         used += [source for source in sources if isinstance(source, type)]

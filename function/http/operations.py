@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from function.http import answers
+from function.http import answer_models as answers
 from function.http.models import DownloadRequest
 from function.http.openai_request import ImageFormRequest, ImageRequest
 from function.http.prompt import PromptRequest

@@ -7,7 +7,7 @@ import io
 import json
 import mimetypes
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -89,7 +89,7 @@ def read_form_request(body: bytes, content_type: str) -> ImageFormRequest:
     if kind != "multipart/form-data":
         raise InvalidRequestError("expected multipart/form-data")
     parser = FormDataParser(
-        stream_factory=lambda *_: io.BytesIO(),
+        stream_factory=_in_memory,
         max_form_memory_size=len(body),
         max_form_parts=_MAX_PARTS,
         silent=False,
@@ -156,6 +156,10 @@ def _as_declared(template: Template, name: str, value: Any) -> Any:  # noqa: ANN
     if parameter is None or not isinstance(value, str) or parameter.type in MEDIA_TYPES | {"string"}:
         return value
     return _parsed(value)
+
+
+def _in_memory(*_: object, **_hints: object) -> IO[bytes]:
+    return io.BytesIO()
 
 
 def _typed(name: str, text: str) -> object:

@@ -32,7 +32,7 @@ _log = logging.getLogger("comfyfn")
 
 _SCHEMA = "#/components/schemas/{model}"
 _SHOWN_TEMPLATES = 50
-_RUN_PATH = "/workflow/{name}"
+_TEMPLATE_PATH = "/workflow/{name}"
 
 
 def show(function: Function, _request: Request) -> Response:
@@ -44,13 +44,13 @@ def to_document(settings: Settings, templates: Iterable[Template] = ()) -> dict[
     """OpenAPI 3.1; a template is a path of its own beside the one of all templates."""
     paths: dict[str, dict[str, Any]] = {}
     for method, path, room in routes():
-        operation = _operation(OPERATIONS[method, path], path)
+        operation = {"operationId": _id(method, path), **_operation(OPERATIONS[method, path], path)}
         if settings.api_tokens and not is_open(settings, room):
             operation["security"] = [{"token": []}]
             operation["responses"]["401"] = _error(401, path)
         paths.setdefault(path, {})[method.lower()] = operation
     for template in templates:
-        paths[f"/workflow/{template.name}"] = {"post": _of_template(paths[_RUN_PATH]["post"], template)}
+        paths[f"/workflow/{template.name}"] = _of_template(paths[_TEMPLATE_PATH], template)
     components: dict[str, Any] = {"schemas": _schemas()}
     if settings.api_tokens:
         components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
@@ -88,7 +88,8 @@ def _operation(operation: Operation, path: str) -> dict[str, Any]:
             for (place, name), schema in operation.parameters.items()
         ]
     if operation.body:
-        content = {media_type: {"schema": _schema(operation.body)} for media_type in operation.body_types}
+        example = {"example": operation.example} if operation.example else {}
+        content = {media_type: {"schema": _schema(operation.body)} | example for media_type in operation.body_types}
         members["requestBody"] = {"required": True, "content": content}
     errors = {str(status): _error(status, path) for status in sorted({500, *operation.errors})}
     return members | {"responses": errors | {str(code): _answer(one) for code, one in operation.answers.items()}}
@@ -99,6 +100,9 @@ def _answer(answer: Answer) -> dict[str, Any]:
     if answer.media_type:
         schema = _schema(answer.schema) if answer.schema else {}
         members["content"] = {answer.media_type: {"schema": schema}}
+    if answer.links:
+        parameters = {"job_id": "$response.body#/job_id"}
+        members["links"] = {name: {"operationId": name, "parameters": parameters} for name in answer.links}
     return members
 
 
@@ -130,13 +134,24 @@ def _schemas() -> dict[str, Any]:
     return schemas
 
 
-def _of_template(run: dict[str, Any], template: Template) -> dict[str, Any]:
-    """The operation that runs one template: that of all templates, with its own parameters."""
+def _of_template(path: dict[str, Any], template: Template) -> dict[str, Any]:
+    """The path of one template: that of all templates, with its own parameters."""
     own = {name: value for name, value in to_json_schema(template).items() if name not in {"$schema", "title"}}
     members = {"id": {"type": "string", "maxLength": 256}, "input": own}
     schema = {"type": "object", "properties": members, "required": ["input"]}
-    return run | {
+    found = {method: _without_name(operation, template) for method, operation in path.items()}
+    found["post"] |= {
         "summary": template.description or f"Run the template {template.name}",
-        "parameters": [parameter for parameter in run["parameters"] if parameter["in"] != "path"],
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
     }
+    return found
+
+
+def _without_name(operation: dict[str, Any], template: Template) -> dict[str, Any]:
+    parameters = [parameter for parameter in operation["parameters"] if parameter["in"] != "path"]
+    return operation | {"operationId": f"{operation['operationId']}.{template.name}", "parameters": parameters}
+
+
+def _id(*parts: str) -> str:
+    """What generators of clients call a function."""
+    return re.sub(r"[\W_]+", "_", "_".join(parts).lower()).strip("_")

@@ -29,12 +29,14 @@ class Answer:
         schema: Of its JSON; None for another media type, or for none.
         media_type: "" for an answer without a body.
         headers: What its headers say beside those of every answer.
+        links: Ids of operations that take the `job_id` of its body.
     """
 
     text: str
     schema: type[BaseModel] | dict[str, Any] | None = None
     media_type: str = _JSON
     headers: Mapping[str, str] = field(default_factory=dict)
+    links: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Operation:
         body: The model that checks the request's JSON, or a schema.
         body_types: Media types of the body.
         parameters: Schemas of query parameters, path segments and headers, by place and name.
-        description: What else is to say.
+        example: A body that does something.
     """
 
     summary: str
@@ -57,7 +59,7 @@ class Operation:
     body: type[BaseModel] | dict[str, Any] | None = None
     body_types: tuple[str, ...] = (_JSON,)
     parameters: Mapping[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    description: str = ""
+    example: object = None
 
 
 ERRORS = {
@@ -91,14 +93,19 @@ _SUBMITS = _KEY | {
 }
 _JOB_ID = {("path", "job_id"): {"type": "string", "description": "The job: 32 hexadecimal digits."}}
 _NAME = {("path", "name"): {"type": "string", "description": "The template's name; it may hold slashes."}}
+_PICTURE = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 4711}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "picture"}},
+}
 _ACCEPTED = Answer(
-    "Recorded: `Prefer: respond-async`.",
+    "Recorded; it will be run.",
     answers.AcceptedJob,
     headers={"Location": "Where to ask for the job.", "Preference-Applied": "`respond-async`."},
+    links=("get_jobs_job_id", "get_jobs_job_id_events", "post_jobs_job_id_cancel"),
 )
 _RUNS = {200: Answer("Done; the files are in it.", answers.PromptAnswer), 202: _ACCEPTED}
 _RUN_ERRORS = (400, 409, 413, 415, 422, 429, 501, 503, 504)
-_EVENT = {"type": "object", "description": "A CloudEvent of any mode, or a notice of an upload."}
+_EVENT = {"type": ["object", "array"], "description": "A CloudEvent of any mode, or a notice of an upload."}
 _EVENT_TYPES = (_JSON, "application/cloudevents+json")
 _MADE = {200: Answer("The images.", answers.Images)}
 
@@ -115,7 +122,12 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         body_types=_EVENT_TYPES,
     ),
     ("POST", "/prompt"): Operation(
-        "Run a workflow", _RUNS, errors=_RUN_ERRORS, body=PromptRequest, parameters=_SUBMITS
+        "Run a workflow",
+        _RUNS,
+        errors=_RUN_ERRORS,
+        body=PromptRequest,
+        parameters=_SUBMITS,
+        example={"prompt": _PICTURE},
     ),
     ("GET", "/workflow"): Operation(
         "List the templates", {200: Answer("Their names.", answers.TemplateNames)}, errors=(503,)
@@ -157,6 +169,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         errors=(400, 413, 415, 422, 429, 501, 503),
         body=JobDocument,
         parameters=_KEY,
+        example={"workflow": _PICTURE},
     ),
     ("GET", "/jobs"): Operation(
         "List jobs",

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import functions_framework
+from werkzeug.exceptions import HTTPException
+
+from function.http.responses import http_error_response
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -18,4 +21,5 @@ def create_app() -> Flask:
     app: Flask = functions_framework.create_app(target="handle", source=str(source))  # type: ignore[no-untyped-call]
     # create_app makes every module of the package importable a second time, as a top-level name.
     sys.path.remove(str(source.parent.resolve()))
+    app.register_error_handler(HTTPException, http_error_response)  # paths that never get to the target: line breaks
     return app

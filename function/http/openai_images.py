@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from function.errors import InvalidRequestError, error_of
+from function.http.bodies import read_body
 from function.http.openai_request import read_form_request, read_json_request, to_parameters
 from function.http.outputs import LINK_SECONDS
-from function.http.responses import connection_of, json_response, read_body
+from function.http.responses import connection_of, json_response
 from function.http.streamed import DocumentWithFiles
 from function.http.submitting import identify
 from function.job import Job
@@ -39,7 +40,6 @@ def generate(function: Function, request: Request) -> Response:
         body = read_body(request, max_bytes=function.settings.max_body_bytes)
         identity = identify(request, body)
         wanted = read_json_request(body)
-        del body
         return _answer(function, request, wanted, identity)
 
 
@@ -48,8 +48,7 @@ def edit(function: Function, request: Request) -> Response:
     with function.admitted():
         body = read_body(request, max_bytes=function.settings.max_body_bytes)
         identity = identify(request, body)
-        wanted = read_form_request(body, request.headers.get("Content-Type", ""))
-        del body
+        wanted = read_form_request(body.take(), request.headers.get("Content-Type", ""))
         return _answer(function, request, wanted, identity)
 
 

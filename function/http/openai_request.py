@@ -15,13 +15,14 @@ from werkzeug.formparser import FormDataParser
 from werkzeug.http import parse_options_header
 
 from function.errors import InvalidRequestError
-from function.http.responses import parse_json
+from function.http.bodies import parse_json
 from function.job import validated
 from function.templates.parameter import MEDIA_TYPES
 
 if TYPE_CHECKING:
     from werkzeug.datastructures import FileStorage
 
+    from function.http.bodies import RequestBody
     from function.templates.template import Template
 
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
@@ -70,7 +71,7 @@ class ImageFormRequest(ImageRequest):
 _Wanted = TypeVar("_Wanted", bound=ImageRequest)
 
 
-def read_json_request(body: bytes) -> ImageRequest:
+def read_json_request(body: RequestBody) -> ImageRequest:
     """A request without files.
 
     Raises:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from function.errors import error_of
-from function.http.responses import connection_of, json_response, parse_json, read_body
+from function.http.bodies import parse_json, read_body
+from function.http.responses import connection_of, json_response
 from function.http.streamed import DocumentWithFiles
 from function.http.submitting import accepted, identify, read_job
 from function.job import validated
@@ -39,7 +40,6 @@ def run(function: Function, request: Request) -> Response:
         body = read_body(request, max_bytes=function.settings.max_body_bytes)
         wanted = validated(PromptRequest, parse_json(body))
         identity = identify(request, body)
-        del body
         return answer(function, request, read_job(request, identity, wanted.prompt, label=wanted.id))
 
 

@@ -1,15 +1,13 @@
-"""Requests read and responses written in one manner by every edge."""
+"""Responses written in one manner by every edge."""
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flask import Response
 
-from function.errors import BodyTooLargeError, ComfyfnError, InvalidRequestError, RetryableError, UnauthorizedError
+from function.errors import ComfyfnError, RetryableError, UnauthorizedError
 from function.http.streamed import DocumentWithFiles, to_json
-from function.setting_values import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,42 +17,10 @@ if TYPE_CHECKING:
     from werkzeug.exceptions import HTTPException
 
 
-def read_body(request: Request, *, max_bytes: int) -> bytes:
-    """Read the body, at most `max_bytes` of it.
-
-    It is read past werkzeug, whose limit cuts a chunked body off without an error (werkzeug 3.1).
-
-    Raises:
-        BodyTooLargeError: It is larger; with a Content-Length nothing is read.
-        InvalidRequestError: The connection ended before the body did.
-    """
-    length = request.content_length
-    body: bytes = b""
-    if length is None or length <= max_bytes:
-        body = request.environ["wsgi.input"].read(max_bytes + 1 if length is None else length)
-    if (length or len(body)) > max_bytes:
-        raise BodyTooLargeError(f"the body is larger than {max_bytes // MIB} MiB (MAX_BODY_SIZE_MB)")
-    if length is not None and len(body) < length:
-        raise InvalidRequestError("the connection ended before the body did")
-    return body
-
-
 def connection_of(request: Request) -> socket | None:
     """The connection that a request came on, where the server tells: gunicorn does, others don't."""
     connection: socket | None = request.environ.get("gunicorn.socket")
     return connection
-
-
-def parse_json(body: bytes) -> Any:  # noqa: ANN401  (JSON is any value)
-    """Parse a JSON body.
-
-    Raises:
-        InvalidRequestError: It is not JSON.
-    """
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:  # also a whole number of more than 4300 digits
-        raise InvalidRequestError("the body is not JSON") from error
 
 
 def to_response(

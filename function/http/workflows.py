@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from function.errors import InvalidRequestError
+from function.http.bodies import parse_json, read_body
 from function.http.prompt import answer
-from function.http.responses import json_response, parse_json, read_body
+from function.http.responses import json_response
 from function.http.submitting import identify, read_job
 from function.job import validated
 from function.templates.template import to_json_schema
@@ -73,7 +74,6 @@ def run(function: Function, request: Request, name: str) -> Response:
         body = read_body(request, max_bytes=function.settings.max_body_bytes)
         wanted = validated(WorkflowRequest, parse_json(body))
         identity = identify(request, body)
-        del body
         filled = function.templates.fill(name, wanted.parameters, job_id=identity[0])
         job = read_job(request, identity, filled.workflow, label=wanted.id, preloads=filled.preloads)
         return answer(function, request, job, input=filled.parameters)

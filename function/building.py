@@ -80,6 +80,7 @@ def build_line(settings: Settings, supervisor: Supervisor, jobs: Jobs, *, metric
         lookup=models.lookup,
         models=models.cache,
         fetcher=models.fetcher,
+        start_models=models.start_models,
         background=BackgroundModels(models.lookup, models.cache, deadline_seconds=settings.deadline_seconds),
         uploads=open_store(settings.uploads_url),
         results=jobs.results,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from function.models.background import BackgroundModels
     from function.models.cache import ModelCache
     from function.models.lookup import ModelLookup
+    from function.models.starting import StartModels
     from function.storage.objects import ObjectStore
     from function.telemetry import OnProgress, Progress
     from function.transfer.client import FetcherProcess
@@ -47,6 +48,7 @@ class Line:
     lookup: ModelLookup
     models: ModelCache
     fetcher: FetcherProcess
+    start_models: StartModels
     background: BackgroundModels
     uploads: ObjectStore
     results: ObjectStore
@@ -80,6 +82,7 @@ class Line:
 
     def stop(self) -> None:
         """End what goes on beside jobs."""
+        self.start_models.stop()
         self.background.stop()
         self.models.stop()
         self.fetcher.stop()

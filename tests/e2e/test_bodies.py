@@ -6,8 +6,6 @@ import base64
 import http.client
 import json
 import socket
-import struct
-import zlib
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,12 +35,9 @@ def function(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FunctionProce
 
 
 def padded_png(size_bytes: int) -> bytes:
-    """A picture of 64 x 48 pixels with this much in a chunk that readers skip."""
+    """A picture of 64 x 48 pixels with bytes behind its end, which readers skip."""
     photo = (DATA / "cases" / "in_64x48.png").read_bytes()
-    header_bytes = 8 + 25  # signature and IHDR
-    chunk = b"prVt" + bytes(size_bytes - len(photo) - 12)
-    framed = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    return photo[:header_bytes] + framed + photo[header_bytes:]
+    return photo + bytes(size_bytes - len(photo))
 
 
 def body_of(size_bytes: int) -> bytes:
@@ -111,7 +106,8 @@ def test_a_body_at_the_limit_runs(function: FunctionProcess) -> None:
     assert len(body) == LIMIT_BYTES
     with little_growth(function):
         status, answer = send(function, body, "content-length")
-    assert (status, len(json.loads(answer)["images"])) == (200, 1)
+    assert status == 200, answer[:500]
+    assert len(json.loads(answer)["images"]) == 1
 
 
 def test_a_body_that_is_announced_too_large_is_refused_unread(function: FunctionProcess) -> None:

@@ -92,9 +92,10 @@ class StartModels:
             try:
                 self._cache.pull(self._reference(model), deadline=math.inf, on_progress=self._go_on)
             except RetryableError as error:
-                self._problem = f"manifest: {error.message}; it is tried again"
-                _log.warning("%s", self._problem)
-                self._stopped.wait(self._retry_seconds)
+                if not self._stopped.is_set():
+                    self._problem = f"manifest: {error.message}; it is tried again"
+                    _log.warning("%s", self._problem)
+                    self._stopped.wait(self._retry_seconds)
             except ComfyfnError as error:
                 self._problem = f"manifest: {error.message}"
                 self._failed = True

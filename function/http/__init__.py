@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from werkzeug.exceptions import HTTPException
 
 from function.errors import ComfyfnError
-from function.http import openai_errors
 from function.http.access import check_access
+from function.http.openai_errors import is_openai_path, openai_error_response, openai_http_error_response
 from function.http.responses import error_response, http_error_response
 from function.http.routes import ROUTES
 from function.http.sharing import is_preflight, preflight, share
@@ -47,16 +47,19 @@ def dispatch(function: Function, request: Request) -> Response:
     return response
 
 
+def answer_http_error(error: HTTPException, request: Request) -> Response:
+    """Answer with an error of the routing, ours or that of the framework around us, in the form that the path has."""
+    return openai_http_error_response(error) if is_openai_path(request.path) else http_error_response(error)
+
+
 def _answer_or_error(function: Function, request: Request) -> Response:
-    in_openai_form = request.path.startswith(openai_errors.PREFIX)
-    on_error = openai_errors.openai_error_response if in_openai_form else error_response
-    on_http_error = openai_errors.openai_http_error_response if in_openai_form else http_error_response
+    on_error = openai_error_response if is_openai_path(request.path) else error_response
     try:
         return _answer(function, request)
     except ComfyfnError as error:
         return on_error(error)
     except HTTPException as error:
-        return on_http_error(error)
+        return answer_http_error(error, request)
     except Exception:  # noqa: BLE001  (the one place that answers for every mistake of ours)
         _log.exception("unexpected error while answering %s %s", request.method, request.path)
         return on_error(ComfyfnError("internal error; the log has the details"))

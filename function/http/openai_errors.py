@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
     from function.errors import ComfyfnError
 
-PREFIX = "/v1/"
-"""Paths whose errors have this form."""
-
 _TYPES = {HTTPStatus.UNAUTHORIZED: "authentication_error", HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error"}
+
+
+def is_openai_path(path: str) -> bool:
+    """Whether the errors of a path have this form."""
+    return path.startswith("/v1/")
 
 
 def openai_error_response(error: ComfyfnError) -> Response:

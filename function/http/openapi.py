@@ -12,7 +12,7 @@ from function import __version__
 from function.errors import ComfyfnError
 from function.http.access import is_open
 from function.http.answer_models import Error, OpenAIError
-from function.http.openai_errors import PREFIX
+from function.http.openai_errors import is_openai_path
 from function.http.operations import ERRORS, OPERATIONS, RETRIED, Answer, Operation
 from function.http.responses import json_response
 from function.http.routes import ROUTES
@@ -107,7 +107,7 @@ def _answer(answer: Answer) -> dict[str, Any]:
 
 
 def _error(status: int, path: str) -> dict[str, Any]:
-    schema = OpenAIError if path.startswith(PREFIX) else Error
+    schema = OpenAIError if is_openai_path(path) else Error
     headers = {"Retry-After": "Seconds until it may be better."} if status in RETRIED else {}
     return _answer(Answer(ERRORS[status], schema, headers=headers))
 

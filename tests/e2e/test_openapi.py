@@ -106,6 +106,7 @@ def test_a_path_that_is_none_is_answered_in_json(function: FunctionProcess, path
     """Also one that the framework around the function refuses."""
     answer = function.get(path)
     assert (answer.status, answer.json["code"]) == (404, "not_found")
+    assert function.get(f"/v1/models{path}").json["error"]["type"] == "invalid_request_error"
 
 
 def test_answers_are_what_the_document_says(function: FunctionProcess, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def _of_template(path: dict[str, Any], template: Template) -> dict[str, Any]:
     """The path of one template: that of all templates, with its own parameters."""
     own = {name: value for name, value in to_json_schema(template).items() if name not in {"$schema", "title"}}
     members = {"id": {"type": "string", "maxLength": 256}, "input": own}
-    schema = {"type": "object", "properties": members, "required": ["input"]}
+    schema = {"type": "object", "properties": members}  # without `input`, parameters are members beside it
     found = {method: _without_name(operation, template) for method, operation in path.items()}
     found["post"] |= {
         "summary": template.description or f"Run the template {template.name}",

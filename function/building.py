@@ -50,6 +50,7 @@ def build_jobs(settings: Settings, *, metrics: Metrics) -> Jobs:
         records,
         answer_seconds=settings.deadline_seconds + settings.lease_seconds,
         on_ended=on_ended,
+        token=_dispatch_token(settings),
     )
     retention = timedelta(days=settings.retention_days) if settings.retention_days else None
     sweep = Sweep(records, dispatcher, on_ended=on_ended, chores=(webhooks.sweep,), retention=retention)
@@ -66,6 +67,12 @@ def build_inputs(settings: Settings, results: ObjectStore) -> InputSources:
         max_bytes=settings.max_input_bytes,
         max_pixels=settings.max_pixels,
     )
+
+
+def _dispatch_token(settings: Settings) -> str:
+    """The token for DISPATCH_URL; Knative's sink is somebody else's choice and gets none."""
+    is_sink = settings.dispatch_url == settings.knative_sink
+    return settings.api_tokens[0] if settings.api_tokens and not is_sink else ""
 
 
 def _webhooks(settings: Settings, records: JobRecords, results: ObjectStore, metrics: Metrics) -> Webhooks:
@@ -95,6 +102,7 @@ def build_line(settings: Settings, supervisor: Supervisor, jobs: Jobs, *, metric
         lookup=models.lookup,
         models=models.cache,
         fetcher=models.fetcher,
+        start_models=models.start_models,
         background=BackgroundModels(models.lookup, models.cache, deadline_seconds=settings.deadline_seconds),
         inputs=jobs.own_inputs.sources,
         results=jobs.results,

@@ -17,6 +17,7 @@ from function.errors import SettingsError
 from function.setting_values import (
     GIB,
     MIB,
+    api_tokens,
     binary_units,
     boolean,
     choice,
@@ -27,6 +28,7 @@ from function.setting_values import (
     log_level,
     model_keys,
     optional,
+    origins,
     parse_store_url,
     patterns,
     seconds_or_never,
@@ -35,6 +37,7 @@ from function.setting_values import (
     workflow_url,
 )
 from function.sources import AllowedUrls, parse_allow_list, parse_input_allow_list
+from function.start_manifest import StartManifest, manifest_file, manifest_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -206,8 +209,41 @@ class Settings:
         "Models to bring at the start, while the engine boots: keys below MODELS_URL, separated by commas. None is "
         "evicted for them.",
     )
+    manifest_file: StartManifest | None = _setting(
+        "MANIFEST",
+        manifest_file,
+        "",
+        "A `.yml`, `.yaml` or `.json` file with models to bring before `/ready` (`before_start`) and after it; see The"
+        " model cache.",
+    )
+    manifest_json: StartManifest | None = _setting(
+        "MANIFEST_JSON", manifest_json, "", "The same as JSON; it wins over MANIFEST.", secret=True
+    )
     max_body_bytes: int = _setting(
         "MAX_BODY_SIZE_MB", binary_units(MIB), "100", "Largest request body in MiB; a larger one is answered 413."
+    )
+    api_tokens: tuple[str, ...] = _setting(
+        "API_TOKENS",
+        api_tokens,
+        "",
+        "Bearer tokens that requests must bring one of, separated by commas or white space, or the path of a file with"
+        " them; `/health`, `/ready`, `/metrics` and `/docs` need none. The first one goes along to DISPATCH_URL."
+        " Default: no request needs one.",
+        secret=True,
+    )
+    events_need_token: bool = _setting(
+        "EVENTS_NEED_TOKEN",
+        boolean,
+        "true",
+        "Whether `POST /` needs a token too where there are API_TOKENS. Brokers send none: with `false` the network"
+        " must let only them reach that route.",
+    )
+    cors_origins: tuple[str, ...] = _setting(
+        "CORS_ORIGINS",
+        origins,
+        "",
+        "Whose web pages may read answers: origins (`https://app.example`), separated by commas, or `*`; never with"
+        " cookies. Default: nobody's.",
     )
     max_queue_depth: int = _setting(
         "MAX_QUEUE_DEPTH", integer(0), "0", "`/ready` answers 503 while this many jobs wait or run; 0: never."
@@ -280,6 +316,11 @@ class Settings:
     knative_sink: str = _setting("K_SINK", http_url, "", "Set by Knative's SinkBinding; see DISPATCH_URL.")
     log_level: str = _setting("LOG_LEVEL", log_level, "INFO", "DEBUG, INFO, WARNING or ERROR.")
 
+    @property
+    def manifest(self) -> StartManifest:
+        """What the operator's manifest names; an empty one if there is none."""
+        return self.manifest_json or self.manifest_file or StartManifest()
+
 
 def setting_variables() -> list[tuple[str, str, str]]:
     """Name, default and description of every variable, in the order of the README's table."""
@@ -322,6 +363,7 @@ def _with_derived_defaults(values: dict[str, Any]) -> dict[str, Any]:
     for name in ("model", "input", "output"):
         folder = "models" if name == "model" else name
         values[f"{name}_dir"] = values[f"{name}_dir"] or home / folder
+    _place_manifests(values)
     for name in ("models", "uploads", "workflows", "results"):
         values[f"{name}_url"] = values[f"{name}_url"] or f"file://{values['data_dir']}/store/{name}"
     values["dispatch_url"] = values["dispatch_url"] or values["knative_sink"] or _own_url(values)
@@ -333,6 +375,15 @@ def _with_derived_defaults(values: dict[str, Any]) -> dict[str, Any]:
     if values["engine"] == "none" and not values["dispatch_url"]:
         raise SettingsError("DISPATCH_URL='': expected the URL of the GPU service or a broker, as ENGINE is none")
     return values
+
+
+def _place_manifests(values: dict[str, Any]) -> None:
+    dirs = [values["model_dir"], *([values["comfy_home"] / "models"] if values["comfy_home"] else [])]
+    for name, variable in (("manifest_file", "MANIFEST"), ("manifest_json", "MANIFEST_JSON")):
+        try:
+            values[name] = values[name] and values[name].placed(dirs)
+        except ValueError as error:
+            raise SettingsError(f"{variable}: expected {error}") from error
 
 
 def _overlap(one: str, other: str) -> bool:

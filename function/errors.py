@@ -61,6 +61,13 @@ class BodyTooLargeError(ComfyfnError):
     status = 413
 
 
+class UnauthorizedError(ComfyfnError):
+    """The request brings no token of API_TOKENS."""
+
+    code = "unauthorized"
+    status = 401
+
+
 class JobMissingError(ComfyfnError):
     """There is no job of this id, or none any more."""
 

@@ -16,6 +16,7 @@ from function.admission import Admission
 from function.clients import ClientWatch
 from function.errors import DrainingError, NotHereError, SettingsError, StorageUnavailableError
 from function.handling import JobHandler
+from function.start_manifest import not_in_image
 from function.telemetry import Metrics
 from function.warmup import WarmUp, fetch_workflow
 
@@ -76,7 +77,16 @@ class Function:
         self._clients.start()
         if self.settings.results_url.startswith("file:") and self.settings.knative_service:
             _log.warning("RESULTS_URL is %s: results are lost with this pod", self.settings.results_url)
+        self._name_what_is_not_installed()
         threading.Thread(target=self._build, name="build", daemon=True).start()
+
+    def _name_what_is_not_installed(self) -> None:
+        missing = not_in_image(self.settings.manifest) if self._supervisor else []
+        if missing:
+            _log.warning(
+                "not installed, because it belongs into the image (docker build --build-arg MANIFEST=...): %s",
+                ", ".join(missing),
+            )
 
     def _build(self) -> None:
         from function.building import build_jobs, build_line  # noqa: PLC0415  (imports most of the function; see above)
@@ -113,7 +123,7 @@ class Function:
         """
         if not self.line.models.read_only:
             self.line.fetcher.start()
-        self.line.background.preload(self.settings.preload_models)
+        self.line.start_models.start()
 
     @property
     def jobs(self) -> Jobs:
@@ -169,7 +179,8 @@ class Function:
     @property
     def alive(self) -> bool:
         """Whether the process can do its work: nothing it needs is refused and the engine runs, even if it boots."""
-        return not self._refusal and (self._supervisor is None or self._supervisor.alive)
+        failed = self._built and self._line.result().start_models.failed
+        return not self._refusal and not failed and (self._supervisor is None or self._supervisor.alive)
 
     @property
     def ready(self) -> bool:
@@ -186,6 +197,8 @@ class Function:
             return "shutting down"
         if lost := self._lost_gpus():
             return lost
+        if missing := self._missing_models():
+            return missing
         if self._supervisor and not self._supervisor.ready:
             return self._supervisor.last_error or "the engine is starting"
         return self._warm_up.problem if self._warm_up else ""
@@ -196,6 +209,16 @@ class Function:
 
     def _lost_gpus(self) -> str:
         return self._line.result().gpus.lost() if self._built else ""
+
+    def _missing_models(self) -> str:
+        """What the manifest wants before anybody counts on this pod."""
+        if self._built:
+            return self._line.result().start_models.problem
+        return (
+            "the models of the manifest are being brought"
+            if self._supervisor and self.settings.manifest.before_start
+            else ""
+        )
 
     def admitted(self) -> AbstractContextManager[None]:
         """Count a job from before its body is read until it is answered; see `Admission.admitted`."""
@@ -268,4 +291,5 @@ class Function:
 def _stop_downloads(line: Future[Line]) -> None:
     """What no job waits for is of no use to a pod that ends."""
     if not line.exception():
+        line.result().start_models.stop()
         line.result().background.stop()

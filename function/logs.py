@@ -1,4 +1,4 @@
-"""Log lines: JSON on stderr, one each, with the job's id where there is a job."""
+"""Log lines: JSON on stderr, one each, with the ids of the request and of the job that they are about."""
 
 from __future__ import annotations
 
@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_request_id: ContextVar[str] = ContextVar("request_id", default="")
 _job_id: ContextVar[str] = ContextVar("job_id", default="")
+
+
+def mark_request(request_id: str) -> None:
+    """Mark every log line of this thread with the request's id until another one comes; "" ends that."""
+    _request_id.set(request_id)
+
+
+def current_request_id() -> str:
+    """The request that this thread answers; "" if there is none."""
+    return _request_id.get()
 
 
 @contextmanager
@@ -29,13 +40,14 @@ def current_job_id() -> str:
     return _job_id.get()
 
 
-class JobIdFilter(logging.Filter):
-    """Adds the id of the current job to a line."""
+class ContextFilter(logging.Filter):
+    """Adds the ids of the current request and job to a line."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let every line pass."""
-        job_id = _job_id.get()
-        if job_id:
+        if request_id := _request_id.get():
+            record.request_id = request_id
+        if job_id := _job_id.get():
             record.job_id = job_id
         return True
 
@@ -45,7 +57,7 @@ def logging_config(level: str) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "filters": {"job_id": {"()": JobIdFilter}},
+        "filters": {"context": {"()": ContextFilter}},
         "formatters": {
             "json": {
                 "()": "pythonjsonlogger.json.JsonFormatter",
@@ -54,7 +66,7 @@ def logging_config(level: str) -> dict[str, Any]:
                 "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
             }
         },
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "filters": ["job_id"], "formatter": "json"}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "filters": ["context"], "formatter": "json"}},
         "root": {"level": level, "handlers": ["stderr"]},
         "loggers": {"gunicorn.error": {"propagate": True}},
     }

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from function.models.cache import ModelCache
     from function.models.lookup import ModelLookup
     from function.models.references import ModelRef
+    from function.models.starting import StartModels
     from function.outputs.uploading import Uploader
     from function.storage.objects import ObjectStore
     from function.telemetry import OnProgress, Progress
@@ -67,6 +68,7 @@ class Line:
     lookup: ModelLookup
     models: ModelCache
     fetcher: FetcherProcess
+    start_models: StartModels
     background: BackgroundModels
     inputs: InputSources
     results: ObjectStore
@@ -102,6 +104,7 @@ class Line:
 
     def stop(self) -> None:
         """End what goes on beside jobs."""
+        self.start_models.stop()
         self.background.stop()
         self.models.stop()
         self.fetcher.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 GIB = 1024**3
 MIB = 1024**2
+
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*")  # what a Bearer header can hold (RFC 6750), and nobody guesses
 
 
 def integer(minimum: int, maximum: int = 2**40) -> Callable[[str], int]:
@@ -152,6 +155,32 @@ def webhook_secrets(text: str) -> tuple[bytes, ...]:
     if not all(secrets):
         raise ValueError("base64, with or without whsec_ before it; several of them separated by spaces or commas")
     return secrets
+
+
+def api_tokens(text: str) -> tuple[str, ...]:
+    """Tokens of requests; a text that begins like a path names the file that holds them."""
+    expected = (
+        "tokens of 16 or more letters, digits and ._~+/-, separated by commas or white space, or the path of a file"
+        " with such tokens"
+    )
+    try:
+        content = Path(text).expanduser().read_text() if text.startswith(("/", "./", "~")) else text
+    except (OSError, ValueError):
+        raise ValueError(expected) from None
+    tokens = tuple(content.replace(",", " ").split())
+    if not all(map(_TOKEN.fullmatch, tokens)) or (text and not tokens):
+        raise ValueError(expected)
+    return tokens
+
+
+def origins(text: str) -> tuple[str, ...]:
+    """Origins of web pages, as browsers send them; `*` for all."""
+    found = tuple(part.rstrip("/").lower() for part in patterns(text))
+    for origin in found:
+        parts = urlsplit(origin)
+        if origin != "*" and not (parts.scheme and parts.netloc and origin == f"{parts.scheme}://{parts.netloc}"):
+            raise ValueError("a comma list of origins like https://app.example, or *")
+    return found
 
 
 def model_keys(text: str) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ class DocumentWithFiles:
         files: Their contents.
         after: Its last members.
         listed: Whether the member is a list; otherwise it is the one file.
+        wrapped: Each file is the only member of an object, under this name; "" for none.
     """
 
     def __init__(
@@ -44,14 +45,17 @@ class DocumentWithFiles:
         after: Mapping[str, Any],
         *,
         listed: bool = True,
+        wrapped: str = "",
     ) -> None:
+        self._opening, self._closing = (b"{" + to_json(wrapped) + b': "', b'"}') if wrapped else (b'"', b'"')
         self._head = to_json(before)[:-1] + b", " + to_json(name) + b": " + b"[" * listed
         self._files = files
-        self._tail = b"]" * listed + b", " + to_json(after)[1:]
+        self._tail = b"]" * listed + (b", " + to_json(after)[1:] if after else b"}")
 
     def __len__(self) -> int:
         """The document's length in bytes."""
-        quoted_bytes = sum(4 * ((len(data) + 2) // 3) + len(b'""') for data in self._files)
+        around_bytes = len(self._opening) + len(self._closing)
+        quoted_bytes = sum(4 * ((len(data) + 2) // 3) + around_bytes for data in self._files)
         separator_bytes = len(b", ") * max(0, len(self._files) - 1)
         return len(self._head) + quoted_bytes + separator_bytes + len(self._tail)
 
@@ -68,10 +72,10 @@ class DocumentWithFiles:
     def _parts(self) -> Iterator[bytes]:
         yield self._head
         for number, data in enumerate(self._files):
-            yield b', "' if number else b'"'
+            yield (b", " if number else b"") + self._opening
             for piece in _pieces(data) if isinstance(data, bytes) else data.pieces(_PIECE_BYTES):
                 yield base64.b64encode(piece)
-            yield b'"'
+            yield self._closing
         yield self._tail
 
 

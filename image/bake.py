@@ -8,7 +8,9 @@ Run by the Dockerfile while it builds the target `gpu`, with nothing but Python'
 
 The manifest is a JSON object: `apt` (names of packages, with `=version` if need be), `pip` (requirements) and
 `custom_nodes` (objects with `url`, a git repository, and `ref`, a tag or a full commit: what a branch points to
-changes). Anything else in it ends the build with one line.
+changes; or both in one URL, as comfyui-api has them: `https://host/user/repository@v1.0.0`, `.../tree/<ref>`,
+`.../commit/<ref>`). Its `models` are not baked: the function brings them when it starts. Anything else in it ends the
+build with one line.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(?:=[A-Za-z0-9.+:~-]+)?")
 _URL = re.compile(r"(?:https|file)://[^\s@?#]+")
 _REF = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]*")
+_URL_WITH_REF = re.compile(r"(.+?)(?:/(?:-/)?(?:tree|commits?|releases/tag|src)/|@)([^@]+)")
 _BRANCHES = frozenset({"main", "master", "HEAD", "develop", "dev"})
 
 
@@ -67,7 +70,8 @@ def read_manifest(path: Path) -> Manifest:
         document = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ManifestError(f"{path}: expected a JSON file ({error})") from None
-    unknown = set(document) - {"apt", "pip", "custom_nodes"} if isinstance(document, dict) else {"it"}
+    known = {"apt", "pip", "custom_nodes", "models"}
+    unknown = set(document) - known if isinstance(document, dict) else {"it"}
     if unknown:
         raise ManifestError(f"{path}: {', '.join(sorted(unknown))}: expected an object with apt, pip and custom_nodes")
     nodes = tuple(_node(entry) for entry in document.get("custom_nodes", []))
@@ -95,6 +99,8 @@ def _requirement(value: object) -> str:
 
 
 def _node(entry: object) -> CustomNode:
+    if isinstance(entry, str) and (parts := _URL_WITH_REF.fullmatch(entry)):
+        entry = {"url": parts[1], "ref": parts[2]}
     if not isinstance(entry, dict) or set(entry) != {"url", "ref"}:
         raise ManifestError(f"custom_nodes: {entry!r}: expected an object with url and ref")
     url = _checked("custom_nodes: url", entry["url"], _URL, "an https:// URL of a git repository, without credentials")

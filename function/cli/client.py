@@ -59,11 +59,13 @@ class FunctionClient:
 
     Args:
         url: Its base URL.
+        token: One of its API_TOKENS; "" where it has none.
         timeout_seconds: How long a job may take to be answered.
     """
 
-    def __init__(self, url: str, *, timeout_seconds: float = 3600) -> None:
+    def __init__(self, url: str, *, token: str = "", timeout_seconds: float = 3600) -> None:
         self._url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._http = urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=5, read=timeout_seconds), retries=urllib3.Retry(0, redirect=3)
         )
@@ -137,9 +139,17 @@ class FunctionClient:
         except EngineUnavailableError:
             return False
 
-    def _request(self, method: str, path: str, **arguments: Any) -> urllib3.BaseHTTPResponse:  # noqa: ANN401  (urllib3's)
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: dict[str, str] | None = None,
+        **arguments: Any,  # noqa: ANN401  (urllib3's)
+    ) -> urllib3.BaseHTTPResponse:
         try:
-            return self._http.request(method, self._url + path, **arguments)
+            headers = {**(headers or {}), **self._headers}
+            return self._http.request(method, self._url + path, headers=headers, **arguments)
         except urllib3.exceptions.HTTPError as error:
             raise EngineUnavailableError(
                 f"no function answers at {self._url}; start one with `comfyfn serve` or use --local"

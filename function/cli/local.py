@@ -43,7 +43,8 @@ def local_function(
         EngineUnavailableError: It ended or did not become ready in time.
     """
     port = free_port()
-    variables = {**os.environ, "HOST": "127.0.0.1", "PORT": str(port), **(environ or {})}
+    own = {"HOST": "127.0.0.1", "PORT": str(port), "API_TOKENS": ""}  # nobody but its own client asks it
+    variables = {**os.environ, **own, **(environ or {})}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import mimetypes
+import os
 import sys
 import tempfile
 import uuid
@@ -32,7 +33,12 @@ _STAGES = {"queued": (0, 0), "models": (0, 30), "inputs": (30, 5), "executing": 
 @click.argument("workflow", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--set", "settings", multiple=True, metavar="NODE.INPUT=VALUE", help="Change an input; @FILE: a file.")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default="out", show_default=True)
-@click.option("--url", default="http://127.0.0.1:3000", show_default=True, help="The function to send it to.")
+@click.option(
+    "--url",
+    default="http://127.0.0.1:3000",
+    show_default=True,
+    help="Where to send it; token: COMFYFN_TOKEN.",
+)
 @click.option("--local", is_flag=True, help="Start a function for this job and stop it afterwards.")
 @click.option("--label", default="", help="Your own name for the job.")
 def command(workflow: Path, settings: tuple[str, ...], output: Path, url: str, label: str, *, local: bool) -> None:
@@ -46,13 +52,17 @@ def command(workflow: Path, settings: tuple[str, ...], output: Path, url: str, l
 
 @contextmanager
 def function_client(url: str, *, local: bool) -> Iterator[FunctionClient]:
-    """A client of the function at this URL, or of one that is started for it and stopped at the end."""
+    """A client of the function at this URL, or of one that is started for it and stopped at the end.
+
+    COMFYFN_TOKEN is the token that the function at the URL may ask for (see API_TOKENS).
+    """
     with ExitStack() as stack:
         if local:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="comfyfn-"))
             click.echo("starting a function", err=True)
             url = stack.enter_context(local_function(log=Path(folder) / "function.log"))
-        yield stack.enter_context(closing(FunctionClient(url)))
+        token = "" if local else os.environ.get("COMFYFN_TOKEN", "")
+        yield stack.enter_context(closing(FunctionClient(url, token=token)))
 
 
 def run_job(client: FunctionClient, document: dict[str, Any], output: Path) -> None:

@@ -19,7 +19,8 @@ from events import (
     parse_triggers,
 )
 from function.errors import ComfyfnError, InvalidRequestError, JobFailedError, JobMissingError, RetryableError
-from function.http.responses import connection_of, read_body, to_response
+from function.http.bodies import read_body
+from function.http.responses import connection_of, to_response
 from function.job import JOB_ID, derived_job_id, parse_job_document
 from function.jobs.ended import to_ended_event
 from function.uploads import to_job
@@ -43,7 +44,7 @@ def receive(function: Function, request: Request) -> Response:
     """
     with function.admitted():
         body = read_body(request, max_bytes=function.settings.max_body_bytes)
-        delivery = _parse(request, body)
+        delivery = _parse(request, body.take())
         if delivery.replies and function.has_engine:
             result = _run(function, delivery.triggers[0], request)
             return _reply(result) if result else _nothing(204)

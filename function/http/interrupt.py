@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from function.http.responses import check_json, json_response, parse_json, read_body
+from function.http.bodies import parse_json, read_body
+from function.http.responses import check_json, json_response
 from function.job import validated
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from function.errors import InvalidRequestError, JobMissingError
-from function.http.responses import json_response, parse_json, read_body
+from function.http.bodies import parse_json, read_body
+from function.http.responses import json_response
 from function.http.submitting import accepted, identify
 from function.job import JOB_ID, parse_job_document
 from function.jobs.manifest import to_manifest, to_timestamp

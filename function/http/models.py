@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from function.credentials import parse_credentials
 from function.errors import InvalidRequestError
-from function.http.responses import json_response, parse_json, read_body
+from function.http.bodies import parse_json, read_body
+from function.http.responses import json_response
 from function.job import validated
 from function.models.listing import list_models, model_folders, modern_folder
 from function.sources import is_url, parse_source_url

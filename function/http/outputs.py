@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from flask import Response
 from werkzeug.exceptions import NotFound
 
+from function.errors import InputRefusedError
 from function.storage.objects import ObjectMissingError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def fetch(function: Function, _request: Request, key: str) -> Response:
     store, key = function.jobs.results, f"outputs/{key}"
     try:
         info = store.head(key)
-    except ObjectMissingError as error:
+    except (ObjectMissingError, InputRefusedError) as error:  # refused: what can't be a key
         raise NotFound from error
     link = store.presign(key, expires_seconds=LINK_SECONDS)
     if "://" in link:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from function.answers import request_members, to_document
 from function.errors import InvalidWorkflowError, error_of
+from function.http.bodies import parse_json, read_body
 from function.http.prompt_request import PromptRequest, ignored_fields
-from function.http.responses import check_json, connection_of, parse_json, read_body, to_response
+from function.http.responses import check_json, connection_of, to_response
 from function.http.submitting import accepted, identify, read_job
 from function.job import validated
 from function.outputs.stored import with_data
@@ -35,7 +36,6 @@ def run(function: Function, request: Request) -> Response:
         document = parse_json(body)
         wanted = validated(PromptRequest, document)
         identity = identify(request, body)
-        del body
         job, warnings = read_job(request, identity, wanted, wanted.prompt, settings=function.settings)
         return answer(function, request, job, warnings=[*ignored_fields(document, wanted), *warnings])
 

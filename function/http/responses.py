@@ -1,20 +1,12 @@
-"""Requests read and responses written in one manner by every edge."""
+"""Responses written in one manner by every edge."""
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from flask import Response
 
-from function.errors import (
-    BodyTooLargeError,
-    ComfyfnError,
-    InvalidRequestError,
-    RetryableError,
-    UnsupportedMediaTypeError,
-)
-from function.setting_values import MIB
+from function.errors import ComfyfnError, RetryableError, UnauthorizedError, UnsupportedMediaTypeError
 from function.streamed import DocumentWithFiles, to_json
 
 if TYPE_CHECKING:
@@ -35,42 +27,10 @@ def check_json(request: Request) -> None:
         raise UnsupportedMediaTypeError("the body must be JSON: send the header Content-Type: application/json")
 
 
-def read_body(request: Request, *, max_bytes: int) -> bytes:
-    """Read the body, at most `max_bytes` of it.
-
-    It is read past werkzeug, whose limit cuts a chunked body off without an error (werkzeug 3.1).
-
-    Raises:
-        BodyTooLargeError: It is larger; with a Content-Length nothing is read.
-        InvalidRequestError: The connection ended before the body did.
-    """
-    length = request.content_length
-    body: bytes = b""
-    if length is None or length <= max_bytes:
-        body = request.environ["wsgi.input"].read(max_bytes + 1 if length is None else length)
-    if (length or len(body)) > max_bytes:
-        raise BodyTooLargeError(f"the body is larger than {max_bytes // MIB} MiB (MAX_BODY_SIZE_MB)")
-    if length is not None and len(body) < length:
-        raise InvalidRequestError("the connection ended before the body did")
-    return body
-
-
 def connection_of(request: Request) -> socket | None:
     """The connection that a request came on, where the server tells: gunicorn does, others don't."""
     connection: socket | None = request.environ.get("gunicorn.socket")
     return connection
-
-
-def parse_json(body: bytes) -> Any:  # noqa: ANN401  (JSON is any value)
-    """Parse a JSON body.
-
-    Raises:
-        InvalidRequestError: It is not JSON.
-    """
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:  # also a whole number of more than 4300 digits
-        raise InvalidRequestError("the body is not JSON") from error
 
 
 def to_response(
@@ -97,9 +57,17 @@ def json_response(
 
 def error_response(error: ComfyfnError) -> Response:
     """Answer with an error: its line, its code and its details."""
-    headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, RetryableError) else None
     document = {"error": error.message, "code": error.code, **_as_fastify(error.status, error.message), **error.details}
-    return json_response(document, status=error.status, headers=headers)
+    return json_response(document, status=error.status, headers=error_headers(error))
+
+
+def error_headers(error: ComfyfnError) -> dict[str, str]:
+    """What an error says in headers, whatever the form of its body."""
+    if isinstance(error, RetryableError):
+        return {"Retry-After": str(error.retry_after_seconds)}
+    if isinstance(error, UnauthorizedError):
+        return {"WWW-Authenticate": 'Bearer realm="comfyfn"'}
+    return {}
 
 
 def http_error_response(error: HTTPException) -> Response:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import TYPE_CHECKING
 
@@ -22,12 +21,13 @@ if TYPE_CHECKING:
 
     from function.config import Settings
     from function.handover import UploadTarget
+    from function.http.bodies import RequestBody
     from function.http.prompt_request import ClientRequest
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
-def identify(request: Request, body: bytes) -> tuple[str, str]:
+def identify(request: Request, body: RequestBody) -> tuple[str, str]:
     """The id of the job that a request asks for, and the digest that tells it from others with the same key.
 
     With an `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header) the same request sent again means the same
@@ -41,8 +41,7 @@ def identify(request: Request, body: bytes) -> tuple[str, str]:
         return random_job_id(), ""
     if not _KEY.fullmatch(key):
         raise InvalidRequestError("Idempotency-Key: expected 1 to 255 printable ASCII characters without spaces")
-    framed = b"\0".join([request.path.encode(), body])
-    return derived_job_id("Idempotency-Key", key), hashlib.sha256(framed).hexdigest()
+    return derived_job_id("Idempotency-Key", key), body.sha256
 
 
 def wants_no_wait(request: Request) -> bool:

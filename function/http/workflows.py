@@ -12,9 +12,10 @@ from pydantic import ConfigDict, Field
 
 from function.answers import shown_workflow
 from function.errors import InvalidRequestError
+from function.http.bodies import parse_json, read_body
 from function.http.prompt import answer, located
 from function.http.prompt_request import ClientRequest, ignored_fields
-from function.http.responses import check_json, json_response, parse_json, read_body
+from function.http.responses import check_json, json_response
 from function.http.submitting import identify, read_job
 from function.job import validated
 from function.templates.template import to_json_schema
@@ -70,7 +71,6 @@ def run(function: Function, request: Request, name: str) -> Response:
         document = parse_json(body)
         wanted = validated(WorkflowRequest, document)
         identity = identify(request, body)
-        del body
         filled = _filled(function, name, wanted, job_id=identity[0])
         job, warnings = read_job(
             request,

@@ -11,6 +11,7 @@ import logging
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from events import JOB_REQUESTED, to_structured
 from function.errors import ComfyfnError
 from function.jobs.ended import SOURCE
 from function.jobs.manifest import to_timestamp, utc_now
+from function.logs import current_request_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,14 +46,22 @@ class Dispatcher:
     Args:
         url: A broker, or a function.
         records: Where jobs are marked as held.
+        token: What the URL is sent as a bearer token; "" for none.
         answer_seconds: How long a function may take to answer.
         on_ended: Called with the id of a job that has ended.
     """
 
     def __init__(
-        self, url: str, records: JobRecords, *, answer_seconds: float, on_ended: Callable[[str], None]
+        self,
+        url: str,
+        records: JobRecords,
+        *,
+        answer_seconds: float,
+        on_ended: Callable[[str], None],
+        token: str = "",
     ) -> None:
         self._url = url
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._records = records
         self._answer_seconds = answer_seconds
         self._on_ended = on_ended
@@ -80,7 +90,7 @@ class Dispatcher:
             if self._stopped.is_set() or job_id in self._held:
                 return
             self._held.add(job_id)
-            self._pool.submit(self._see_through, job_id)
+            self._pool.submit(copy_context().run, self._see_through, job_id)  # with the id of the request that asked
 
     def answer_by(self) -> str:
         """By when a job that somebody takes on now has ended, ISO 8601 in UTC."""
@@ -125,7 +135,7 @@ class Dispatcher:
             data={"job_id": job_id},
         )
         try:
-            answer = self._http.request("POST", self._url, body=body, headers=headers)
+            answer = self._http.request("POST", self._url, body=body, headers=headers | self._headers | _request_id())
         except urllib3.exceptions.HTTPError as error:
             _log.warning("job %s: DISPATCH_URL does not answer (%s); it is sent again", job_id, type(error).__name__)
             return 0
@@ -140,3 +150,9 @@ class Dispatcher:
                     self._records.open(job_id)
                 except ComfyfnError as error:
                     _log.warning("job %s: %s", job_id, error.message)
+
+
+def _request_id() -> dict[str, str]:
+    """The id of the request that asked for the job, so that it is in the log lines of whoever runs it."""
+    request_id = current_request_id()
+    return {"X-Request-Id": request_id} if request_id else {}

@@ -1,4 +1,4 @@
-"""Models that are brought without a job: those wanted from the start, and those that somebody asks for by request."""
+"""Models that are brought without a job, because somebody asks for them by request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from function.errors import ComfyfnError, DrainingError, QueueFullError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from function.models.cache import ModelCache
     from function.models.lookup import ModelLookup
@@ -41,14 +41,6 @@ class BackgroundModels:
         self._begun: set[ModelRef] = set()
         self._stopped = threading.Event()
 
-    def preload(self, keys: Sequence[str]) -> None:
-        """Begin to bring the models of these keys, one after the other; returns at once.
-
-        None is evicted for them. How each ended is logged.
-        """
-        if keys:
-            threading.Thread(target=self._preload, args=(keys,), name="model-preload", daemon=True).start()
-
     def download(self, ref: ModelRef) -> int:
         """Bring one model, or its new version, in this thread; its size in bytes.
 
@@ -76,23 +68,6 @@ class BackgroundModels:
     def stop(self) -> None:
         """End every download soon and begin none; what has arrived stays for later."""
         self._stopped.set()
-
-    def _preload(self, keys: Sequence[str]) -> None:
-        for key in keys:
-            if self._stopped.is_set():
-                return
-            try:
-                self._preload_one(key)
-            except ComfyfnError as error:
-                _log.warning("preload: %s", error.message)
-
-    def _preload_one(self, key: str) -> None:
-        began = time.monotonic()
-        folder, _, filename = key.partition("/")
-        if self._cache.preload(self._lookup.named(folder, filename)):
-            _log.info("preload: model %s is here after %.1f s", key, time.monotonic() - began)
-        else:
-            _log.warning("preload: model %s was left out: there is no room without evicting, or a job needs it", key)
 
     def _run(self, ref: ModelRef) -> None:
         began = time.monotonic()

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from function.models.cache import ModelCache
 from function.models.lookup import ModelLookup
 from function.models.mounts import list_mounts, nfs_problem
+from function.models.starting import StartModels
+from function.start_manifest import StartModel
 from function.storage import open_store
 from function.storage.origins import fetch_rules
 from function.transfer.client import FetcherProcess
@@ -27,6 +29,7 @@ class OpenedModels:
     lookup: ModelLookup
     cache: ModelCache
     fetcher: FetcherProcess
+    start_models: StartModels
 
 
 def open_models(settings: Settings, *, metrics: Metrics) -> OpenedModels:
@@ -49,4 +52,6 @@ def open_models(settings: Settings, *, metrics: Metrics) -> OpenedModels:
         revalidate_seconds=settings.model_revalidate_seconds,
         metrics=metrics,
     )
-    return OpenedModels(lookup, cache, fetcher)
+    later = (*map(StartModel, settings.preload_models), *settings.manifest.after_start)
+    start_models = StartModels(lookup, cache, first=settings.manifest.before_start, later=later)
+    return OpenedModels(lookup, cache, fetcher, start_models)

@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import functions_framework
+from flask import request
+from werkzeug.exceptions import HTTPException
+
+from function.http import answer_http_error
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -18,4 +22,6 @@ def create_app() -> Flask:
     app: Flask = functions_framework.create_app(target="handle", source=str(source))  # type: ignore[no-untyped-call]
     # create_app makes every module of the package importable a second time, as a top-level name.
     sys.path.remove(str(source.parent.resolve()))
+    # Paths that never get to the target, such as those with line breaks.
+    app.register_error_handler(HTTPException, lambda error: answer_http_error(error, request))
     return app

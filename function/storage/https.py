@@ -43,10 +43,12 @@ class FetchRules(ConnectionRules):
         allow: The URLs, those of redirects too.
         setting: Where they are named, for messages.
         credentials: What requests to some of them carry.
+        trusted: Those that the operator named one by one: what they redirect to is allowed too if it is https.
     """
 
     allow: tuple[AllowedUrls, ...] = ()
     setting: str = "MODEL_URL_ALLOW"
+    trusted: tuple[AllowedUrls, ...] = ()
     credentials: tuple[UrlCredential, ...] = field(default=(), repr=False)
 
 
@@ -149,19 +151,22 @@ class HttpsOrigin:
 
     def _land(self, key: str, method: str, headers: Mapping[str, str] | None = None) -> HttpAnswer:
         """The answer at the end of the redirects; the next request starts there, and anew when it is turned away."""
-        shown = self.object_url(key)
+        source = self._source(key)
         landed = self._landed.get(key)
         if landed:
-            answer, self._landed[key] = self._follow(landed, shown, method, headers or {})
+            answer, self._landed[key] = self._follow(landed, source, method, headers or {})
             if answer.status in {_OK, _PARTIAL}:
                 return answer
             answer.close()
-        answer, self._landed[key] = self._follow(_Hop(self._source(key)), shown, method, headers or {})
+        answer, self._landed[key] = self._follow(_Hop(source), source, method, headers or {})
         return answer
 
-    def _follow(self, hop: _Hop, shown: str, method: str, headers: Mapping[str, str]) -> tuple[HttpAnswer, _Hop]:
+    def _follow(self, hop: _Hop, source: SourceUrl, method: str, headers: Mapping[str, str]) -> tuple[HttpAnswer, _Hop]:
+        shown = str(source)
+        trusted = any(entry.allow(source) for entry in self._rules.trusted)
         for _ in range(MAX_REDIRECTS + 1):
-            check_allowed(hop.url, self._rules.allow, what=shown, setting=self._rules.setting)
+            if not (trusted and hop.url.scheme == "https"):
+                check_allowed(hop.url, self._rules.allow, what=shown, setting=self._rules.setting)
             credential = hop.credential(self._rules)
             if credential and hop.url.scheme == "http" and not self._rules.allow_private:
                 raise InputRefusedError(f"{shown}: credentials are sent by https only, or with ALLOW_PRIVATE_NETWORKS")

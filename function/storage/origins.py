@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from function.sources import ANY_HTTP
+from function.sources import ANY_HTTP, AllowedUrls, parse_source_url
 from function.storage import open_store
 from function.storage.https import FetchRules, HttpsOrigin
 from function.storage.signed import SignedOrigin
@@ -43,9 +43,12 @@ class Origin(Protocol):
 
 
 def fetch_rules(settings: Settings) -> FetchRules:
-    """What the settings let be fetched as models, and how."""
+    """What the settings let be fetched as models, and how; the manifest's URLs are allowed one by one."""
+    urls = map(parse_source_url, settings.manifest.urls)
+    named = tuple(AllowedUrls(url.scheme, url.host, url.port, url.path) for url in urls)
     return FetchRules(
-        allow=settings.model_url_allow,
+        allow=(*settings.model_url_allow, *named),
+        trusted=named,
         credentials=settings.model_url_credentials,
         allow_private=settings.allow_private_networks,
     )

@@ -253,6 +253,25 @@ def test_the_manifest_of_the_readme_becomes_these_commands(tmp_path: Path) -> No
     assert [(node.name, node.ref) for node in manifest.custom_nodes] == [("ComfyUI-Example", "v1.2.0")]
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "https://git.example/u/Node@v1.0.0",
+        "https://git.example/u/Node/tree/v1.0.0",
+        "https://git.example/u/Node/commit/v1.0.0",
+        "https://git.example/u/Node/releases/tag/v1.0.0",
+        "https://git.example/u/Node/-/tree/v1.0.0",
+        "https://git.example/u/Node/src/v1.0.0",
+        "https://git.example/u/Node/commits/v1.0.0",
+    ],
+)
+def test_a_node_may_be_named_as_manifests_of_comfyui_api_do(tmp_path: Path, entry: str) -> None:
+    """Repository and reference in one URL; models are left to the function's start."""
+    document = {"custom_nodes": [entry], "models": {"before_start": []}}
+    (node,) = runpy.run_path(str(BAKE))["read_manifest"](write(tmp_path / "manifest.json", document)).custom_nodes
+    assert (node.url, node.ref, node.name) == ("https://git.example/u/Node", "v1.0.0", "Node")
+
+
 @pytest.mark.parametrize("part", ["apt", "pip", "nodes"])
 def test_the_manifest_that_ships_bakes_nothing(part: str) -> None:
     """It is empty, and no command is run for it."""
@@ -264,12 +283,14 @@ def test_the_manifest_that_ships_bakes_nothing(part: str) -> None:
     ("document", "error"),
     [
         ([], "expected an object with apt, pip and custom_nodes"),
-        ({"models": []}, "models: expected an object"),
+        ({"modles": []}, "modles: expected an object"),
         ({"apt": ["ffmpeg; rm -rf /"]}, "apt: 'ffmpeg; rm -rf /': expected a package"),
         ({"apt": ["--allow-unauthenticated"]}, "apt: '--allow-unauthenticated': expected a package"),
         ({"pip": ["--index-url=http://evil.example"]}, "expected a requirement like kornia==0.8.1, not an option"),
         ({"pip": [1]}, "pip: 1: expected a requirement"),
         ({"custom_nodes": ["https://example.com/node"]}, "expected an object with url and ref"),
+        ({"custom_nodes": ["https://example.com/u/node/tree/main"]}, "ref 'main' is a branch"),
+        ({"custom_nodes": ["https://me:pw@example.com/n@v1"]}, "without credentials"),
         ({"custom_nodes": [{"url": "https://me:pw@example.com/n", "ref": "v1"}]}, "without credentials"),
         ({"custom_nodes": [{"url": "ext::sh -c id", "ref": "v1"}]}, "expected an https:// URL"),
         ({"custom_nodes": [{"url": "https://example.com/n", "ref": "main"}]}, "ref 'main' is a branch"),

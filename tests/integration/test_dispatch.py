@@ -7,25 +7,38 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
+import pytest
+
+from function.building import build_jobs
+from function.config import read_settings
 from function.errors import JobCancelledError
 from function.job import Job, random_job_id
 from function.jobs.dispatch import Dispatcher
 from function.jobs.records import JobRecords
+from function.telemetry import Metrics
 from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from function.storage.local import LocalStore
 
 
 @contextmanager
-def answering(status: int) -> Iterator[tuple[str, list[bytes]]]:
-    """A server that answers every POST with this status and a page; its URL, and the bodies that came."""
+def answering(status: int, headers: list[str | None] | None = None) -> Iterator[tuple[str, list[bytes]]]:
+    """A server that answers every POST with this status and a page; its URL, and the bodies that came.
+
+    Args:
+        status: Of every answer.
+        headers: Gets the `Authorization` of each request.
+    """
     bodies: list[bytes] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
+            if headers is not None:
+                headers.append(self.headers["Authorization"])
             bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
             self.send_response(status)
             self.send_header("Content-Length", "2")
@@ -96,3 +109,23 @@ def test_a_job_that_a_broker_took_is_let_go(local_store: LocalStore) -> None:
         wait_until(lambda: not dispatcher.holds(job_id), what="the dispatcher to let go")
     assert ended == []
     assert records.not_before(job_id)
+
+
+@pytest.mark.parametrize(
+    ("variable", "sent"), [("DISPATCH_URL", "Bearer first-of-the-tokens"), ("K_SINK", None)], ids=["ours", "Knative's"]
+)
+def test_the_first_token_is_for_the_url_that_the_operator_named(
+    tmp_path: Path, variable: str, sent: str | None
+) -> None:
+    """A service with the same tokens lets the job in; a sink that Knative has injected gets none of them."""
+    seen: list[str | None] = []
+    with answering(202, seen) as (url, _):
+        tokens = "first-of-the-tokens, second-of-the-tokens"
+        settings = read_settings({"DATA_DIR": str(tmp_path), variable: url, "API_TOKENS": tokens, "ENGINE": "none"})
+        jobs = build_jobs(settings, metrics=Metrics())
+        try:
+            jobs.submit(Job(random_job_id(), {"1": {"class_type": "X", "inputs": {}}}, asynchronous=True))
+            wait_until(lambda: len(seen) == 1, what="the job")
+        finally:
+            jobs.stop()
+    assert seen == [sent]

@@ -44,15 +44,14 @@ def stored_by(store: ObjectStore, folder: OutputFolder, files: list[EngineFile],
 
 
 def test_the_caller_gets_converted_bytes_and_names_and_everything_else_as_it_is(tmp_path: Path) -> None:
-    """Length, digest, dimensions and media type are those of what is delivered."""
+    """Length and media type are those of what is delivered."""
     files = [written(tmp_path, "a.PNG"), written(tmp_path, "clip.mp4", content=b"a film"), written(tmp_path, "x.json")]
     folder = folder_in(tmp_path)
     with folder.removed_at_the_end(), InlineOutputs(folder) as outputs:
         image, film, document = outputs.finish(files)
     assert image.data is not None
     assert Image.open(io.BytesIO(image.data)).format == "WEBP"
-    assert (image.filename, image.media_type, image.width, image.height) == ("a.webp", "image/webp", 3, 2)
-    assert (image.size_bytes, image.sha256) == (len(image.data), hashlib.sha256(image.data).hexdigest())
+    assert (image.filename, image.media_type, image.size_bytes) == ("a.webp", "image/webp", len(image.data))
     assert (film.filename, film.data) == ("clip.mp4", b"a film")
     assert document.filename == "x.json"
     assert list(tmp_path.iterdir()) == []

@@ -64,6 +64,8 @@ def test_units_are_binary_as_in_comfyui_api() -> None:
         ("MODELS_URL", "https://example.com/models", "s3://bucket/prefix or file:///directory"),
         ("MODELS_URL", "s3://key:secret@bucket", "s3://bucket/prefix or file:///directory"),
         ("CMD", "python 'main.py", "a command line with balanced quotes"),
+        ("CORS_ORIGINS", "app.example", "origins like https://app.example, or *"),
+        ("CORS_ORIGINS", "https://app.example/page", "origins like https://app.example, or *"),
     ],
 )
 def test_a_bad_value_is_one_line_that_names_variable_value_and_what_is_allowed(
@@ -141,3 +143,22 @@ def test_a_warm_up_file_that_holds_no_workflow_stops_the_start(tmp_path: Path, c
         path.write_bytes(content)
     with pytest.raises(SettingsError, match=f"WARMUP_PROMPT_FILE='{path}': expected a (JSON )?file"):
         read_settings({"WARMUP_PROMPT_FILE": str(path)})
+
+
+@pytest.mark.parametrize("text", ["short", "a-token-of-16-chars second", "ä" * 20, "/no/such/file", ",", "a b"])
+def test_tokens_that_are_none_stop_the_start(text: str) -> None:
+    """Also one that could be guessed, and a file that isn't there; nothing is repeated."""
+    with pytest.raises(SettingsError, match=r"^API_TOKENS=\.\.\.: expected tokens of 16 or more letters"):
+        read_settings({"API_TOKENS": text})
+
+
+def test_tokens_come_from_a_text_or_from_a_file(tmp_path: Path) -> None:
+    """Several of them, and none is shown."""
+    text = "first-of-the-tokens,second-of-the-tokens"
+    path = tmp_path / "tokens"
+    path.write_text(text.replace(",", "\n"))
+    assert read_settings({"API_TOKENS": text}).api_tokens == read_settings({"API_TOKENS": str(path)}).api_tokens
+    assert read_settings({"API_TOKENS": text}).api_tokens == ("first-of-the-tokens", "second-of-the-tokens")
+    assert "first-of" not in repr(read_settings({"API_TOKENS": text}))
+    assert shown_settings({"API_TOKENS": text}) == ["API_TOKENS=..."]
+    assert read_settings({}).api_tokens == ()

@@ -33,3 +33,11 @@ def test_no_piece_is_large() -> None:
 def test_a_small_document_is_one_piece() -> None:
     """A small answer leaves at once, in one packet."""
     assert len(list(DocumentWithFiles({"id": ""}, "images", [b"abc", b"d"], {"filenames": []}))) == 1
+
+
+def test_files_can_be_members_of_objects() -> None:
+    """As the images API of OpenAI has them."""
+    document = DocumentWithFiles({"created": 1}, "data", [b"abc", b"d"], {}, wrapped="b64_json")
+    whole = b"".join(document)
+    assert json.loads(whole) == {"created": 1, "data": [{"b64_json": "YWJj"}, {"b64_json": "ZA=="}]}
+    assert len(whole) == len(document)

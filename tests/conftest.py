@@ -7,4 +7,6 @@ pytest_plugins = [
     "tests.support.outputs",
     "tests.support.function_process",
     "tests.support.fleet",
+    "tests.support.podman",
+    "tests.support.images",
 ]

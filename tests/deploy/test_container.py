@@ -170,6 +170,40 @@ def test_the_health_check_of_the_image_passes(podman: Podman, function: Containe
     assert function.inspect("{{.State.Health.Status}}") == "healthy"
 
 
+def test_only_its_volumes_can_be_written(podman: Podman, cpu_image: str) -> None:
+    """Also without a read-only root, uid 10001 can change no file of the image but below /data and where anybody can."""
+    find = [
+        "find",
+        "/",
+        "-xdev",
+        "-not",
+        "-type",
+        "l",
+        "-writable",
+        "-not",
+        "-path",
+        "/proc/*",
+        "-not",
+        "-path",
+        "/sys/*",
+    ]
+    run = ["run", "--rm", "--network=none", "--cap-drop=all", f"--entrypoint={find[0]}", cpu_image, *find[1:]]
+    writable = set(podman.try_run(*run).stdout.split())
+    assert {path for path in writable if not path.startswith("/dev")} == {"/data", "/tmp", "/var/tmp", "/run/lock"}  # noqa: S108
+
+
+def test_the_image_says_what_it_is_and_carries_nothing_else(podman: Podman, cpu_image: str) -> None:
+    """Labels are there; neither the sources nor pip's configuration nor a variable that nobody needs is."""
+    config = json.loads(podman.run("image", "inspect", "--format", "{{json .Config}}", cpu_image))
+    assert config["Labels"]["org.opencontainers.image.title"] == "comfyfn"
+    assert config["User"] == "10001:10001"
+    names = {variable.partition("=")[0] for variable in config["Env"]}
+    assert not {name for name in names if name.startswith(("AWS_", "PIP_")) or "SECRET" in name or "TOKEN" in name}
+    look = "ls /src 2>/dev/null; cat /etc/pip.conf /run/pip-authorities.crt 2>/dev/null; ls -A /data"
+    run = ["run", "--rm", "--network=none", "--entrypoint=/bin/sh", cpu_image, "-c", look]
+    assert podman.try_run(*run).stdout == ""
+
+
 def test_sigterm_during_a_job_lets_it_end(world: World) -> None:
     """The container drains: the running job's answer arrives, its manifest is stored, and the exit status is 0."""
     with world.function() as container, closing(container.client()) as client:

@@ -171,25 +171,12 @@ def test_the_health_check_of_the_image_passes(podman: Podman, function: Containe
 
 
 def test_only_its_volumes_can_be_written(podman: Podman, cpu_image: str) -> None:
-    """Also without a read-only root, uid 10001 can change no file of the image but below /data and where anybody can."""
-    find = [
-        "find",
-        "/",
-        "-xdev",
-        "-not",
-        "-type",
-        "l",
-        "-writable",
-        "-not",
-        "-path",
-        "/proc/*",
-        "-not",
-        "-path",
-        "/sys/*",
-    ]
-    run = ["run", "--rm", "--network=none", "--cap-drop=all", f"--entrypoint={find[0]}", cpu_image, *find[1:]]
+    """Without a read-only root, too, uid 10001 can change nothing but /data and what anybody can."""
+    skipped = [part for path in ("/proc/*", "/sys/*", "/dev/*") for part in ("-not", "-path", path)]
+    find = ["/", "-xdev", "-not", "-type", "l", "-writable", *skipped]
+    run = ["run", "--rm", "--network=none", "--cap-drop=all", "--entrypoint=find", cpu_image, *find]
     writable = set(podman.try_run(*run).stdout.split())
-    assert {path for path in writable if not path.startswith("/dev")} == {"/data", "/tmp", "/var/tmp", "/run/lock"}  # noqa: S108
+    assert writable - {"/dev"} == {"/data", "/tmp", "/var/tmp", "/run/lock"}  # noqa: S108  (of the container)
 
 
 def test_the_image_says_what_it_is_and_carries_nothing_else(podman: Podman, cpu_image: str) -> None:
@@ -242,8 +229,7 @@ def test_out_of_memory_takes_the_engine_and_not_the_container(world: World) -> N
     """A workflow that needs more than the limit is killed by the kernel; the container takes the next job."""
     with world.function() as container, closing(container.client()) as client:
         answer = client.send_event("huge", {"workflow": slow_workflow(blurs=1, size=12_000)})
-        assert answer.status in {200, 503}
-        assert b"completed" not in answer.body
+        assert answer.status == 503, answer.body
         small = {"workflow": slow_workflow(blurs=1, size=64)}
         completed(deliver(lambda: client.send_event("small", small)))
 
@@ -251,7 +237,7 @@ def test_out_of_memory_takes_the_engine_and_not_the_container(world: World) -> N
 def test_the_next_container_serves_the_job_of_one_that_the_kernel_killed(world: World) -> None:
     """Out of memory with exit status 137, as a kubelet sees it; the event is delivered again, to another container."""
     document = {"workflow": slow_workflow(blurs=20)}
-    with world.function("--memory=1g") as victim, closing(victim.client()) as client:
+    with world.function() as victim, closing(victim.client()) as client:
         sent = send_and_wait_for_work(client, "killed", document)
         exhaust_memory(victim)
         with pytest.raises(urllib3.exceptions.HTTPError):

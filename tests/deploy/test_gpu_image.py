@@ -1,7 +1,7 @@
 """The Dockerfile's target `gpu`, built for real as far as neither a GPU nor 10 GB of downloads are needed.
 
-Real are every instruction, Debian's packages, the baking of a manifest, two Python environments, the start of the engine
-by CMD on a read-only root, and a job. PyTorch and ComfyUI are stand-ins (tests/support/gpu_stand_ins.py): nothing here
+Real are all instructions, Debian's packages, the baking of a manifest, two Python environments, the engine's start by
+CMD on a read-only root, and a job. PyTorch and ComfyUI are stand-ins (tests/support/gpu_stand_ins.py): nothing here
 shows that ComfyUI's own requirements install, or that a GPU is used.
 """
 

@@ -6,18 +6,19 @@ engine, which takes ComfyUI's flags.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
 import zipfile
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from tests.support.engine import ROOT
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-VERSION = "0.1+standin"
+# Layers are kept from one test run to the next: what a build fetches has a name that changes with it.
+REVISION = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+VERSION = f"0.1+{REVISION}"
+TAG = f"v{REVISION}"
 TORCH = ("torch", "torchvision", "torchaudio")
 NODE, NODE_PACKAGE = "ComfyUI-StandIn", "iniconfig"
 DEBIAN_PACKAGE = "tree"
@@ -50,12 +51,12 @@ def write_wheel(directory: Path, name: str) -> None:
 
 
 def write_repository(directory: Path, files: dict[str, str]) -> None:
-    """A git repository whose one commit has the tag v1."""
+    """A git repository whose one commit has the tag."""
     for name, text in files.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_text(text)
     who = ["-c", "user.name=Node", "-c", "user.email=node@example.com", "-c", "commit.gpgsign=false"]
-    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "one"], ["tag", "v1"]):
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "one"], ["tag", TAG]):
         subprocess.run(["/usr/bin/env", "git", "-C", directory, *who, *command], check=True)
 
 
@@ -77,7 +78,7 @@ def write_context(directory: Path, mounted_at: str) -> None:
         shutil.copy2(ROOT / name, directory / name)
     for name in ("events", "function", "image"):
         shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
-    nodes = [{"url": f"file://{mounted_at}/{NODE}", "ref": "v1"}]
+    nodes = [{"url": f"file://{mounted_at}/{NODE}", "ref": TAG}]
     manifest = {"apt": [DEBIAN_PACKAGE], "pip": ["torchvision"], "custom_nodes": nodes}
     (directory / "image" / "test.json").write_text(json.dumps(manifest))
 
@@ -87,7 +88,7 @@ def build_arguments(mounted_at: str) -> dict[str, str]:
     return {
         "PYTORCH_INDEX": f"file://{mounted_at}/whl",
         "COMFYUI_REPOSITORY": f"file://{mounted_at}/ComfyUI",
-        "COMFYUI_VERSION": "v1",
+        "COMFYUI_VERSION": TAG,
         "MANIFEST": "image/test.json",
         **{f"{name.upper()}_VERSION": VERSION for name in TORCH},
     }

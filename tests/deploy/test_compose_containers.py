@@ -77,9 +77,10 @@ class Stack:
     def remove(self) -> None:
         """Leave nothing: podman-compose's own `down` forgets replicas beyond the first."""
         self._podman.run("pod", "rm", "--force", "--time", "0", "--ignore", f"pod_{self.project}")
-        self._podman.run("network", "rm", "--force", f"{self.project}_default")
+        self._podman.try_run("network", "rm", "--force", f"{self.project}_default")  # it may not have come so far
         volumes = self._podman.run("volume", "ls", "--quiet", f"--filter=name={self.project}").split()
-        self._podman.run("volume", "rm", "--force", *volumes)
+        if volumes:
+            self._podman.run("volume", "rm", "--force", *volumes)
 
     @property
     def replicas(self) -> list[Container]:
@@ -128,7 +129,7 @@ def _stack(
         "NGINX_IMAGE": nginx_image,
         "HTTP_PORT": str(free_port()),
         "FAKE_NVML": str(fake_nvml / "libnvidia-ml.so.1"),
-        "WAIT_SECONDS": "120",
+        "WAIT_SECONDS": "240",
     }
     stack = Stack(podman, environ)
     try:

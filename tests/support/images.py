@@ -7,22 +7,19 @@ of the Dockerfile are built anew as far as their files have changed.
 
 from __future__ import annotations
 
-import ast
 import fcntl
 import os
 import re
 import shutil
 import subprocess
-import sys
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import pytest
 
 from tests.support.engine import ROOT
+from tests.support.pip_source import PipSource
 from tests.support.podman import PATH, Podman, skip_or_fail
 
 if TYPE_CHECKING:
@@ -110,8 +107,10 @@ def build_target(podman: Podman, base: str, target: str, tag: str, *options: str
     """Build a target of the Dockerfile; the image that had the tag before is removed."""
     pip = PipSource.of_this_machine()
     with only_one(podman):
-        (podman.store / "pip.conf").write_text(pip.config)
-        mounts = {podman.store / "pip.conf": Path("/etc/pip.conf"), **pip.mounts}
+        config = podman.store / "pip.conf"
+        config.touch(mode=0o600)  # an index may want a password
+        config.write_text(pip.config)
+        mounts = {config: Path("/etc/pip.conf"), **pip.mounts}
         before = podman.try_run("image", "inspect", "--format", "{{.Id}}", tag).stdout.strip()
         podman.run(
             "build", "--quiet", "--network=host", "--layers", "--target", target, "--tag", tag,
@@ -119,45 +118,6 @@ def build_target(podman: Podman, base: str, target: str, tag: str, *options: str
             *(f"--volume={here}:{there}:ro" for here, there in mounts.items()), context,
             timeout_seconds=BUILD_SECONDS,
         )  # fmt: skip
+        config.unlink()
         if before and before != podman.run("image", "inspect", "--format", "{{.Id}}", tag):
             podman.try_run("rmi", before)  # a container may still use it
-
-
-@dataclass(frozen=True)
-class PipSource:
-    """Where pip gets packages from on this machine, for a build that shall get them from there too.
-
-    Attributes:
-        config: A configuration file with all that the environment and pip's own files say.
-        mounts: The files and directories that it names, and their places in the container.
-    """
-
-    config: str
-    mounts: dict[Path, Path]
-
-    @classmethod
-    def of_this_machine(cls) -> PipSource:
-        """Asks pip."""
-        command = [sys.executable, "-m", "pip", "config", "list"]
-        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        values: dict[str, str] = {}
-        for line in sorted(listed.splitlines(), key=lambda line: line.startswith(":env:")):  # the environment wins
-            name, _, value = line.partition("=")
-            values[name.rpartition(".")[2]] = " ".join(ast.literal_eval(value).split())
-        mounts = {path: path for value in values.values() for path in _paths(value)}
-        authorities = values.pop("cert", os.environ.get("SSL_CERT_FILE", ""))
-        mounts.pop(Path(authorities), None)
-        if authorities:
-            values["cert"] = "/run/pip-authorities.crt"
-            mounts[Path(authorities)] = Path(values["cert"])
-        lines = [f"{name} = {value}\n" for name, value in values.items()]
-        return cls("[global]\n" + "".join(lines), mounts)
-
-
-def _paths(value: str) -> Iterator[Path]:
-    """The files and directories in a value; of an index, the directory around it, as its files may lie beside it."""
-    for word in value.split():
-        url = urlsplit(word)
-        path = Path(url.path)
-        if url.scheme in {"", "file"} and path.is_absolute() and path.exists():
-            yield path.parent if url.scheme and path.parent != Path("/") else path

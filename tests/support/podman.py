@@ -81,7 +81,7 @@ class Podman:
         """Write the store's configuration."""
         # Sockets lie below it, and their paths have to be short.
         run = f"/run/comfyfn-tests-{hashlib.sha256(bytes(self.store)).hexdigest()[:8]}"
-        self.store.mkdir(parents=True, exist_ok=True)
+        (self.store / "work").mkdir(parents=True, exist_ok=True)
         for name, text in {"containers.conf": CONFIG, "storage.conf": STORAGE}.items():
             mine = self.store / f"{name}.{os.getpid()}"
             mine.write_text(text.format(store=self.store, run=run))
@@ -94,6 +94,7 @@ class Podman:
         return subprocess.run(
             ["podman", *map(str, arguments)],  # noqa: S607  (found on PATH)
             env=os.environ | self.environ,
+            cwd=self.store / "work",  # conmon leaves a file there where memory has run out
             input=body,
             capture_output=True,
             text=True,

@@ -54,6 +54,8 @@ STORAGE = """\
 driver = "overlay"
 graphroot = "{store}/storage"
 runroot = "{run}/storage"
+[storage.options.overlay]
+skip_mount_home = "true"  # or `rm -r` of the environment would find a mount in it
 """
 
 

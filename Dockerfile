@@ -40,6 +40,7 @@ ARG TORCHVISION_VERSION=0.23.0
 ARG TORCHAUDIO_VERSION=2.8.0
 # The CUDA runtime comes with PyTorch's packages; the driver is the node's.
 ARG CUDA=cu128
+ARG PYTORCH_INDEX=https://download.pytorch.org/whl
 ARG MANIFEST=image/manifest.json
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -50,7 +51,7 @@ RUN git clone --depth 1 --branch "${COMFYUI_VERSION}" "${COMFYUI_REPOSITORY}" /o
 RUN python3 -m venv /opt/comfyui \
     && printf 'torch==%s\ntorchvision==%s\ntorchaudio==%s\n' \
         "${TORCH_VERSION}" "${TORCHVISION_VERSION}" "${TORCHAUDIO_VERSION}" > /opt/comfyui/constraints.txt \
-    && /opt/comfyui/bin/pip install --no-cache-dir --index-url "https://download.pytorch.org/whl/${CUDA}" \
+    && /opt/comfyui/bin/pip install --no-cache-dir --index-url "${PYTORCH_INDEX}/${CUDA}" \
         -r /opt/comfyui/constraints.txt \
     && /opt/comfyui/bin/pip install --no-cache-dir --constraint /opt/comfyui/constraints.txt \
         -r /opt/ComfyUI/requirements.txt

@@ -41,7 +41,7 @@ demo: $(VENV)/.run  ## Run the main job on real input: no GPU, no Docker, no clo
 
 test: lint types imports $(VENV)/.checkov  ## Run every test, with branch coverage of all processes
 	@rm -f .coverage .coverage.*
-	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --cov --cov-report=term-missing:skip-covered tests
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered tests
 	@rm -f .coverage.*  # of processes that tests killed
 
 COMFYUI_TESTS := $(addprefix tests/,contract/test_engine_protocol.py contract/test_engine_files.py contract/test_engine_pixels.py \

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def run_script(name: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+def run_script(
+    name: str, *arguments: str, timeout_seconds: float = 60, **environ: str
+) -> subprocess.CompletedProcess[str]:
     """Run a script as the seed's commands do, from the root of the repository."""
     return subprocess.run(
         ["bash", f"scripts/{name}", *arguments],  # noqa: S607  (bash, as in the commands that people type)
@@ -30,7 +32,7 @@ def run_script(name: str, *arguments: str, **environ: str) -> subprocess.Complet
         env=os.environ | environ,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=timeout_seconds,
         check=False,
     )
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from function.errors import InvalidRequestError, error_of
 from function.http.bodies import read_body
-from function.http.openai_request import read_form_request, read_json_request, to_parameters
+from function.http.openai_request import read_form_request, read_json_request, to_conversion, to_parameters
 from function.http.outputs import LINK_SECONDS
 from function.http.responses import connection_of, json_response
 from function.http.submitting import identify
@@ -64,6 +64,7 @@ def _answer(function: Function, request: Request, wanted: ImageRequest, identity
         interactive=True,
         request_sha256=digest,
         preloads=filled.preloads,
+        convert_output=to_conversion(wanted, template),
     )
     result = function.handle(job, connection=connection_of(request))
     if result.error:

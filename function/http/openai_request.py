@@ -16,17 +16,21 @@ from werkzeug.http import parse_options_header
 
 from function.errors import InvalidRequestError
 from function.http.bodies import parse_json
+from function.http.prompt_request import ClientRequest
 from function.job import validated
 from function.templates.parameter import MEDIA_TYPES
 
 if TYPE_CHECKING:
     from werkzeug.datastructures import FileStorage
 
+    from function.handover import Conversion
     from function.http.bodies import RequestBody
     from function.templates.template import Template
 
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 _MAX_PARTS = 100
+_FORMATS = ("png", "jpeg", "webp")
+_BEST_QUALITY = 100  # what OpenAI calls a compression of 100 %
 _TYPED_FIELDS = frozenset({"n", "stream", "partial_images", "output_compression"})
 _TUNING = frozenset(
     {"quality", "background", "style", "moderation", "user", "input_fidelity", "output_compression", "output_format"}
@@ -129,6 +133,25 @@ def to_parameters(wanted: ImageRequest, template: Template) -> dict[str, Any]:
             field = {"width": "size", "height": "size", _count_name(template): "n"}.get(name, name)
             raise _refusal(field, f"the model {template.name} has no parameter {name!r}")
     return given
+
+
+def to_conversion(wanted: ImageRequest, template: Template) -> Conversion | None:
+    """What the images are turned into; None if that is not asked for, or is the template's own business.
+
+    Raises:
+        InvalidRequestError: It is nothing that OpenAI's API knows.
+    """
+    given = wanted.model_extra or {}
+    wanted_format, compression = given.get("output_format"), given.get("output_compression")
+    if wanted_format is None or "output_format" in template.parameters:
+        return None
+    if wanted_format not in _FORMATS:
+        raise _refusal("output_format", f"expected one of {', '.join(_FORMATS)}")
+    if compression is not None and (not isinstance(compression, int) or not 0 <= compression <= _BEST_QUALITY):
+        raise _refusal("output_compression", f"expected a whole number from 0 to {_BEST_QUALITY}")
+    quality = max(1, _BEST_QUALITY if compression is None else compression)
+    converted = {"convert_output": {"format": wanted_format, "options": {"quality": quality}}}
+    return ClientRequest.model_validate(converted).conversion
 
 
 def _supported(wanted: _Wanted) -> _Wanted:

@@ -107,6 +107,24 @@ def test_models_are_the_templates(client: openai.OpenAI) -> None:
     assert client.models.retrieve("photo/larger").id == "photo/larger"
 
 
+@pytest.mark.parametrize(("wanted", "found"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")])
+def test_images_come_in_the_format_that_is_asked_for(client: openai.OpenAI, wanted: Any, found: str) -> None:
+    """Whatever the template saves."""
+    answer = client.images.generate(
+        model="flat", prompt="x", response_format="b64_json", output_format=wanted, output_compression=50
+    )
+    assert answer.data
+    assert picture(answer.data[0].b64_json).format == found
+
+
+@pytest.mark.parametrize("field", [{"output_format": "gif"}, {"output_format": "webp", "output_compression": 101}])
+def test_a_format_that_is_none_is_refused(client: openai.OpenAI, field: dict[str, Any]) -> None:
+    """Naming the field."""
+    with pytest.raises(openai.BadRequestError) as error:
+        client.images.generate(model="flat", prompt="x", extra_body=field)
+    assert error.value.param == list(field)[-1]
+
+
 def test_an_image_is_made_from_words(client: openai.OpenAI) -> None:
     """Size and seed are parameters by name; the answer carries the file."""
     answer = client.images.generate(

@@ -6,6 +6,7 @@ import json
 import time
 import uuid
 from contextlib import ExitStack, suppress
+from socket import MSG_DONTWAIT, MSG_PEEK
 from typing import TYPE_CHECKING, Any
 
 from websockets.exceptions import WebSocketException
@@ -86,12 +87,13 @@ class RunSocket:
     def reopen(self, deadline: float) -> bool:
         """Whether one more run may have this connection. What has come since the last one is dropped.
 
-        The engine has to be there: it has just been heard, or it answers now.
+        The engine has to be there: it holds the connection, and has just been heard or answers now.
         """
         self._deadline = deadline
         try:
             if self._connection:
                 _drop_messages(self._connection)
+                _check_open(self._connection)
                 if self._clock() - self._heard_at >= self._trusted_seconds:
                     self._await_pong(self._connection)
         except (OSError, WebSocketException):
@@ -147,6 +149,13 @@ class RunSocket:
 
     def _patience(self, most_seconds: float) -> float:
         return min(most_seconds, max(_LEAST_SECONDS, self._deadline - self._clock()))
+
+
+def _check_open(connection: ClientConnection) -> None:
+    """Raise if the engine has ended: the kernel closed its connections with it, whatever was read of that so far."""
+    with suppress(BlockingIOError):
+        if not connection.socket.recv(1, MSG_PEEK | MSG_DONTWAIT):
+            raise ConnectionResetError("the engine has closed the connection")
 
 
 def _drop_messages(connection: ClientConnection) -> None:

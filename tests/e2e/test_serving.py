@@ -90,7 +90,8 @@ def test_connections_that_send_nothing_do_not_hold_up_probes(function_factory: F
     """Idle connections, more than there are threads, and half-sent bodies leave threads for the probes."""
     function = function_factory()
     address = ("127.0.0.1", function.port)
-    head = b"POST /prompt HTTP/1.1\r\nHost: f\r\nContent-Length: 1000\r\n\r\n{"
+    kind = b"Content-Type: application/json"
+    head = b"POST /prompt HTTP/1.1\r\nHost: f\r\n%s\r\nContent-Length: 1000\r\n\r\n{" % kind
     sockets = [socket.create_connection(address) for _ in range(10)]
     try:
         for connection in sockets:

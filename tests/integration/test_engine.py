@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,12 +25,11 @@ from function.errors import (
 )
 from function.telemetry import Metrics, Progress
 from tests.support import replay
-from tests.support.processes import runs, wait_until
+from tests.support.processes import wait_until
 from tests.support.replay import Recording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 WORKFLOW = Recording.of_run("simple_fresh").workflow
 
@@ -105,7 +105,7 @@ def test_engine_killed_between_two_runs(start: Callable[..., Engine], metrics: M
     assert engine.run(WORKFLOW, deadline=soon()).files
     pid = engine._supervisor.pid
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not runs(pid), what="the end of the engine")
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), what="the end of the engine, threads and all")
     assert engine.run(WORKFLOW, deadline=soon()).files
     assert metrics.registry.get_sample_value("comfyfn_engine_starts_total") == 2
 

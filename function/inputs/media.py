@@ -1,7 +1,4 @@
-"""Which inputs of a workflow stand for files. Pure.
-
-Classes are those of ComfyUI 0.3.64 and 0.33.0, of VideoHelperSuite, and what comfyui-api takes for one: any `image`.
-"""
+"""Which inputs of a workflow stand for input files. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from function.file_inputs import CUSTOM_INPUT, MEDIA_INPUTS
 from function.workflow import OUTPUT_INPUT, replace_inputs
 
 if TYPE_CHECKING:
@@ -18,26 +16,10 @@ if TYPE_CHECKING:
     from function.validation.definitions import Definitions
     from function.workflow import Workflow
 
-_VIDEO_CLASSES = "LoadVideo VHS_LoadVideo VHS_LoadVideoPath VHS_LoadVideoFFmpeg VHS_LoadVideoFFmpegPath"
-
-MEDIA_INPUTS = {
-    ("LoadImage", "image"): "image",
-    ("LoadImageMask", "image"): "image",
-    ("LoadAudio", "audio"): "audio",
-    ("LoadLatent", "latent"): "latent",
-    ("VHS_LoadImagePath", "image"): "image",
-    ("VHS_LoadAudio", "audio_file"): "audio",
-    ("VHS_LoadAudioUpload", "audio"): "audio",
-    **{(class_type, name): "video" for class_type in _VIDEO_CLASSES.split() for name in ("file", "video")},
-}
-"""Inputs of loaders that we know, by class and name: what kind of file they name."""
-
 _LISTS = frozenset({("VHS_LoadImages", "directory"), ("VHS_LoadImagesPath", "directory")})
 _BY_PATH = frozenset(
     {"VHS_LoadImagePath", "VHS_LoadImagesPath", "VHS_LoadVideoPath", "VHS_LoadVideoFFmpegPath", "VHS_LoadAudio"}
 )
-CUSTOM_INPUT = "image"
-"""The input of any other node that may stand for a file."""
 
 _DATA_URI = re.compile(r"data:(?P<media_type>[\w.+-]+/[\w.+-]+)?(?:;[\w=.-]+)*;base64,", re.IGNORECASE)
 
@@ -75,11 +57,6 @@ class Media:
         """An error of this file, in comfyui-api's words."""
         what = f"Failed to download {self.kind} for node {self.node_id}"
         return error.at(what, location=f"prompt.{self.node_id}.inputs.{self.name}")
-
-
-def is_media(class_type: str, name: str) -> bool:
-    """Whether an input of this name may stand for a file."""
-    return (class_type, name) in MEDIA_INPUTS or name == CUSTOM_INPUT
 
 
 def data_uri_head(value: str) -> re.Match[str] | None:

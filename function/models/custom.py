@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from function.errors import ModelAmbiguousError
-from function.models.references import ALL_SUFFIXES, LOADER_CLASSES, ModelRef, check_reference, model_errors
+from function.file_inputs import LOADER_CLASSES
+from function.models.references import ALL_SUFFIXES, ModelRef, check_reference, model_errors
 from function.sources import is_url
 from function.workflow import OUTPUT_INPUT, literal_inputs
 

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from function.models.references import ALL_SUFFIXES, CONFIG_SUFFIXES, LEGACY_FOLDERS, LOADER_INPUTS
+from function.file_inputs import LOADER_INPUTS
+from function.models.references import ALL_SUFFIXES, CONFIG_SUFFIXES, LEGACY_FOLDERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

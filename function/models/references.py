@@ -1,8 +1,4 @@
-"""Which model files a workflow names, and the stamp that makes the engine notice a replaced one. Pure.
-
-The table is what the loader nodes of ComfyUI 0.3.64 and 0.33.0 declare. Not in it: DiffusersLoader, whose value names
-a directory of unknown files; it works with what lies in the model directory.
-"""
+"""Which model files a workflow names, and the stamp that makes the engine notice a replaced one. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from function.errors import InputRefusedError, JobFailedError
-from function.inputs.media import is_media
+from function.file_inputs import LOADER_CLASSES, LOADER_INPUTS, is_media
 from function.models.urls import allowed_url, folder_of, local_name
 from function.sources import is_url
 from function.workflow import OUTPUT_INPUT, check_relative, literal_inputs, replace_inputs
@@ -41,55 +37,6 @@ _NO_FILE = frozenset({"", "None", "[None]"})
 _MAX_SEGMENT_BYTES = 255
 _MAX_KEY_BYTES = 1024
 
-
-def _loaders(text: str, *inputs: tuple[str, str]) -> dict[tuple[str, str], str]:
-    return {(loader, name): folder for loader in text.split() for name, folder in inputs}
-
-
-LOADER_INPUTS: dict[tuple[str, str], str] = {
-    **_loaders(
-        "CheckpointLoaderSimple unCLIPCheckpointLoader ImageOnlyCheckpointLoader CreateHookModelAsLora"
-        " CreateHookModelAsLoraModelOnly LTXVAudioVAELoader",
-        ("ckpt_name", "checkpoints"),
-    ),
-    **_loaders("CheckpointLoader", ("config_name", "configs"), ("ckpt_name", "checkpoints")),
-    **_loaders("LTXAVTextEncoderLoader", ("text_encoder", "text_encoders"), ("ckpt_name", "checkpoints")),
-    **_loaders(
-        "LoraLoader LoraLoaderModelOnly LoraLoaderBypass LoraLoaderBypassModelOnly CreateHookLora"
-        " CreateHookLoraModelOnly",
-        ("lora_name", "loras"),
-    ),
-    **_loaders("TrainLoraNode", ("existing_lora", "loras")),
-    **_loaders("VAELoader", ("vae_name", "vae")),
-    **_loaders("UNETLoader", ("unet_name", "diffusion_models")),
-    **_loaders("CLIPLoader", ("clip_name", "text_encoders")),
-    **_loaders(
-        "DualCLIPLoader TripleCLIPLoader QuadrupleCLIPLoader",
-        ("clip_name1", "text_encoders"),
-        ("clip_name2", "text_encoders"),
-    ),
-    **_loaders("TripleCLIPLoader QuadrupleCLIPLoader", ("clip_name3", "text_encoders")),
-    **_loaders("QuadrupleCLIPLoader", ("clip_name4", "text_encoders")),
-    **_loaders("CLIPVisionLoader", ("clip_name", "clip_vision")),
-    **_loaders("ControlNetLoader DiffControlNetLoader", ("control_net_name", "controlnet")),
-    **_loaders("StyleModelLoader", ("style_model_name", "style_models")),
-    **_loaders("GLIGENLoader", ("gligen_name", "gligen")),
-    **_loaders("HypernetworkLoader", ("hypernetwork_name", "hypernetworks")),
-    **_loaders("UpscaleModelLoader", ("model_name", "upscale_models")),
-    **_loaders("LatentUpscaleModelLoader", ("model_name", "latent_upscale_models")),
-    **_loaders("PhotoMakerLoader", ("photomaker_model_name", "photomaker")),
-    **_loaders("ModelPatchLoader", ("name", "model_patches")),
-    **_loaders("AudioEncoderLoader", ("audio_encoder_name", "audio_encoders")),
-    **_loaders("FrameInterpolationModelLoader", ("model_name", "frame_interpolation")),
-    **_loaders("OpticalFlowLoader", ("model_name", "optical_flow")),
-    **_loaders("LoadMoGeModel LoadDA3Model", ("model_name", "geometry_estimation")),
-    **_loaders("LoadMediaPipeFaceLandmarker", ("model_name", "detection")),
-    **_loaders("LoadBackgroundRemovalModel", ("bg_removal_name", "background_removal")),
-}
-"""Folder of each (class, input name) of ComfyUI's own loaders."""
-
-LOADER_CLASSES = frozenset(class_type for class_type, _ in LOADER_INPUTS)
-"""Classes whose inputs we know."""
 
 # VAELoader's names that are no file of the folder vae.
 _VAE_PAIRS = frozenset({"taesd", "taesdxl", "taesd3", "taef1", "taef2"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from function.errors import InvalidWorkflowError
-from function.inputs.media import is_media
+from function.file_inputs import is_media
 from function.templates.parameter import MEDIA_TYPES
 from function.validation.graph import check_graph
 from function.workflow import find_input, replace_inputs

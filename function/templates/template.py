@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from function.errors import InvalidRequestError, InvalidWorkflowError, TemplateInvalidError
-from function.inputs.media import MEDIA_INPUTS
+from function.file_inputs import MEDIA_INPUTS
 from function.job import FilledTemplate, validated
 from function.storage.objects import is_key
 from function.templates.parameter import LARGEST_RANDOM, MEDIA_TYPES, OneLine, Parameter

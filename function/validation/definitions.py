@@ -11,8 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from function.inputs.media import CUSTOM_INPUT, MEDIA_INPUTS
-from function.models.references import LOADER_INPUTS
+from function.file_inputs import CUSTOM_INPUT, LOADER_INPUTS, MEDIA_INPUTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from function.errors import InputRefusedError
-from function.models.references import LOADER_INPUTS, ModelRef, localise_models, model_references, stamp_loaders
+from function.file_inputs import LOADER_INPUTS
+from function.models.references import ModelRef, localise_models, model_references, stamp_loaders
 from function.sources import parse_allow_list
 
 CASES = Path(__file__).parents[1] / "data/comfyui/cases"

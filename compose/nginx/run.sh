@@ -18,6 +18,11 @@ set -u
 longest_seconds=$((DEADLINE_SECONDS + 30))
 max_body_bytes=$(awk "BEGIN { printf \"%.0f\", int($MAX_BODY_SIZE_MB * 1048576) }")
 
+# An error as the replicas answer it: status, code, line.
+error_body() {
+    printf '{"error": "%s", "code": "%s", "message": "%s", "statusCode": %s}' "$3" "$2" "$3" "$1"
+}
+
 write_config() {
     cat >"$WORK_DIR/nginx.conf" <<END
 daemon off;
@@ -61,10 +66,10 @@ http {
         location = /nginx-no-replica {
             internal;
             add_header Retry-After 5 always;
-            return 503 '{"error": "no replica of $REPLICA_NAME answers", "code": "no_replica"}\n';
+            return 503 '$(error_body 503 no_replica "no replica of $REPLICA_NAME answers")\n';
         }
         location @too_large {
-            return 413 '{"error": "the body is larger than $((max_body_bytes / 1048576)) MiB (MAX_BODY_SIZE_MB)", "code": "body_too_large"}\n';
+            return 413 '$(error_body 413 body_too_large "the body is larger than $((max_body_bytes / 1048576)) MiB (MAX_BODY_SIZE_MB)")\n';
         }
     }
 }

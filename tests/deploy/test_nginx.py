@@ -215,4 +215,5 @@ def test_without_a_replica_the_client_is_told_to_come_again(tmp_path: Path) -> N
     with proxied(tmp_path / "proxy", free_port(), ADDRESSES[:1]) as proxy:
         answer = proxy.http.request("POST", f"{proxy.url}/prompt", body=b"{}")
         assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
-        assert answer.json() == {"error": "no replica of comfyui-api answers", "code": "no_replica"}
+        line = "no replica of comfyui-api answers"
+        assert answer.json() == {"error": line, "code": "no_replica", "message": line, "statusCode": 503}

@@ -1,11 +1,6 @@
 """What comfyui-api does wrong, and ours must not: one test for each defect that no other test would notice.
 
-Those that the contract's own data would notice: the engine's `node_errors` (`a graph that the engine refuses` in
-`requests.json`), options of another format than JPEG (`convert to webp`), an upload block without its backend (`a
-backend that there is not`), schema violations without a reason (`no prompt` and those after it), no webhook after a
-failure of postprocessing (`an upload that fails` in `webhooks.json`). Deadlines: `tests/e2e/test_outputs.py`; webhooks
-that are lost with their process, tries, dead letters: `tests/integration/test_webhooks.py`; metrics and results from
-any pod: `tests/e2e/test_many_pods.py`; base64 in bounded memory: `tests/unit/test_streamed.py`.
+`tests/data/comfyui_api/defects.json` lists all of them with the tests that would.
 """
 
 from __future__ import annotations
@@ -139,6 +134,14 @@ def test_a_template_whose_client_goes_away_is_interrupted(function_factory: Func
     wait_until(lambda: function.engine_runs() == 1, what="the engine's work")
     connection.close()
     wait_until(lambda: outcomes(function) == ["client_gone"], what="the job's end")
+
+
+def test_a_job_that_takes_too_long_is_interrupted_and_answered(function_factory: FunctionFactory) -> None:
+    """504 at its deadline; the next job runs."""
+    function = function_factory(DEADLINE_SECONDS="2")
+    answer = function.post("/prompt", SLOW)
+    assert (answer.status, answer.json["code"]) == (504, "deadline_exceeded")
+    assert function.post("/prompt", {"prompt": case("01_empty_save")}).status == 200
 
 
 def test_the_result_of_a_202_can_be_asked_for(function: FunctionProcess) -> None:

@@ -12,8 +12,9 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import unquote, urlencode
 
+from function.errors import InputRefusedError
 from function.sources import parse_source_url
 from function.url_patterns import matches
 
@@ -28,6 +29,7 @@ CREDENTIALS_FORM = (
     "(query_param, query_value) and s3 (access_key_id, secret_access_key, and perhaps session_token, endpoint, region)"
 )
 
+_LOGIN = re.compile(r"(?P<scheme>https?://)(?P<name>[^/?#:@]*):?(?P<password>[^/?#@]*)@", re.IGNORECASE)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 _OUR_HEADERS = frozenset({"host", "range", "if-range", "accept-encoding", "connection", "content-length"})
@@ -86,6 +88,41 @@ def matching_credential(credentials: Iterable[UrlCredential], value: str) -> Url
         return None
 
 
+def parse_url_with_login(text: str) -> tuple[SourceUrl, tuple[UrlCredential, ...]]:
+    """A URL, and what a user name and a password in it are good for: its own host.
+
+    Raises:
+        ValueError: With what can't be used.
+    """
+    login = _LOGIN.match(text)
+    url = parse_source_url(login["scheme"] + text[login.end() :] if login else text)
+    if login is None:
+        return url, ()
+    return url, (_basic(f"{url.origin}/**", username=unquote(login["name"]), password=unquote(login["password"])),)
+
+
+def carried(
+    url: SourceUrl, credential: UrlCredential | None, *, over_http: bool, what: str
+) -> tuple[str, dict[str, str]]:
+    """The target of a request that carries a credential, and the headers.
+
+    Args:
+        url: Where it goes.
+        credential: The one that was found for it.
+        over_http: Whether it may go over plain http.
+        what: What is asked for, as it may be shown.
+
+    Raises:
+        InputRefusedError: It would go over plain http.
+    """
+    if credential is None:
+        return url.target, {}
+    if url.scheme == "http" and not over_http:
+        raise InputRefusedError(f"{what}: credentials are sent by https only, or with ALLOW_PRIVATE_NETWORKS")
+    joined = ("&" if url.query else "?") + credential.query if credential.query else ""
+    return url.target + joined, dict(credential.headers)
+
+
 def account_of(credentials: Iterable[UrlCredential]) -> S3Account | None:
     """The account among the credentials that were chosen for one `s3://` URL."""
     return next((credential.account for credential in credentials if credential.account), None)
@@ -140,8 +177,7 @@ def _parse_auth(pattern: str, *, type: str, **members: object) -> UrlCredential:
     return _AUTH[type](pattern, **members)
 
 
-def basic(pattern: str, *, username: str, password: str) -> UrlCredential:
-    """The credential of a user name and a password."""
+def _basic(pattern: str, *, username: str, password: str) -> UrlCredential:
     pair = base64.b64encode(f"{username}:{password}".encode()).decode()
     return UrlCredential(pattern, (("Authorization", f"Basic {pair}"),))
 
@@ -164,7 +200,7 @@ def _s3(pattern: str, **members: str) -> UrlCredential:
 
 _AUTH: dict[str, Callable[..., UrlCredential]] = {
     "bearer": _bearer,
-    "basic": basic,
+    "basic": _basic,
     "header": _header,
     "query": _query,
     "s3": _s3,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
-from function.credentials import basic
+from function.credentials import parse_url_with_login
 from function.errors import InputRefusedError, InvalidRequestError
 from function.handover import UploadTarget
 from function.sources import check_allowed, parse_source_url
@@ -67,12 +66,10 @@ def _s3_target(block: S3Upload, allow: tuple[AllowedUrls, ...]) -> UploadTarget:
 
 
 def _http_target(block: HttpUpload, allow: tuple[AllowedUrls, ...]) -> UploadTarget:
-    parts = urlsplit(block.url_prefix)
-    userinfo, _, host = parts.netloc.rpartition("@")
-    url = parse_source_url(parts._replace(netloc=host).geturl())
-    if url.scheme == "s3" or url.query or parts.fragment:
+    url, login = parse_url_with_login(block.url_prefix)
+    if url.scheme == "s3" or url.query or "#" in block.url_prefix:
         raise ValueError("url_prefix is an http or https URL without a query")
-    target = UploadTarget(f"{url.origin}{url.path.rstrip('/')}/", _basic(url.origin, userinfo))
+    target = UploadTarget(f"{url.origin}{url.path.rstrip('/')}/", login)
     return _checked(target, allow, what="http_upload")
 
 
@@ -81,11 +78,3 @@ def _checked(target: UploadTarget, allow: tuple[AllowedUrls, ...], *, what: str)
     folder = parse_source_url(target.url_prefix[: target.url_prefix.rindex("/") + 1])
     check_allowed(folder, allow, what=what, setting="OUTPUT_URL_ALLOW")
     return target
-
-
-def _basic(origin: str, userinfo: str) -> tuple[UrlCredential, ...]:
-    """What `user:password@` in a URL stands for."""
-    if not userinfo:
-        return ()
-    username, _, password = userinfo.partition(":")
-    return (basic(f"{origin}/**", username=unquote(username), password=unquote(password)),)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import threading
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
-from function.credentials import basic, find_credential
+from function.credentials import find_credential, parse_url_with_login
 from function.errors import InputMissingError, InputRefusedError, InputUnavailableError, StorageUnavailableError
-from function.sources import ANY_HTTP, check_allowed, parse_source_url
+from function.sources import ANY_HTTP, check_allowed
 from function.storage import open_store
 from function.storage.https import HttpsOrigin
 from function.storage.objects import ObjectChangedError, ObjectMissingError
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from function.storage.objects import ObjectStore
 
 _BUFFER_BYTES = 256 * 1024
-_LOGIN = re.compile(r"(?P<scheme>https?://)(?P<name>[^/?#:@]*):?(?P<password>[^/?#@]*)@", re.IGNORECASE)
 
 
 class RemoteFiles:
@@ -44,8 +41,7 @@ class RemoteFiles:
     def __init__(self, rules: FetchRules, *, open_store: Callable[..., ObjectStore] = open_store) -> None:
         self._rules = rules
         self._open_store = open_store
-        self._lock = threading.Lock()
-        self._stores: dict[str, ObjectStore] = {}
+        self._own_store = cache(open_store)  # with the function's own account: the buckets that the setting names
 
     def fetch(self, value: str, path: Path, *, credentials: tuple[UrlCredential, ...], arrival: Arrival) -> None:
         """Write the file of a URL to a path.
@@ -80,13 +76,6 @@ class RemoteFiles:
             with _final():
                 copy_object(self._open_store(url.origin, account=account), key, path, arrival)
 
-    def _own_store(self, url: str) -> ObjectStore:
-        """A bucket with the function's own account: those that the setting names, each opened once."""
-        with self._lock:
-            if url not in self._stores:
-                self._stores[url] = self._open_store(url)
-            return self._stores[url]
-
 
 def remote_name(value: str) -> str:
     """The file name in a URL; "" where there is none."""
@@ -111,15 +100,10 @@ def copy_object(store: ObjectStore, key: str, path: Path, arrival: Arrival) -> N
 
 def _take_apart(value: str) -> tuple[SourceUrl, tuple[UrlCredential, ...]]:
     """A URL, and what its user name and password are good for: its own host."""
-    login = _LOGIN.match(value)
     try:
-        url = parse_source_url(login["scheme"] + value[login.end() :] if login else value)
+        return parse_url_with_login(value)
     except ValueError as error:
         raise InputRefusedError(f"this URL can't be used: {error}") from None
-    if login is None:
-        return url, ()
-    pair = {"username": unquote(login["name"]), "password": unquote(login["password"])}
-    return url, (basic(f"{url.origin}/**", **pair),)
 
 
 def _stream(origin: HttpsOrigin | SignedOrigin, key: str, path: Path, arrival: Arrival) -> None:

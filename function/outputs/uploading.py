@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
-from functools import partial
+from functools import cache, partial
 from http.client import HTTPException
 from typing import TYPE_CHECKING
 
-from function.credentials import find_credential
+from function.credentials import carried, find_credential
 from function.errors import InputRefusedError, StorageUnavailableError, UploadFailedError
 from function.sources import parse_source_url
 from function.storage import open_store
@@ -55,10 +55,10 @@ class Uploader:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._connector = Connector(rules)
+        self._over_http = rules.allow_private
         self._credentials = credentials
-        self._open_store = open_store
+        self._bucket = cache(open_store)  # the buckets are those that OUTPUT_URL_ALLOW names
         self._sleep = sleep
-        self._stores: dict[str, ObjectStore] = {}
 
     def send(
         self, target: UploadTarget, folder: OutputFolder, files: Sequence[EngineFile], *, check: Callable[[], None]
@@ -101,28 +101,23 @@ class Uploader:
     def _send(self, target: UploadTarget, name: str, source: EngineFileSource) -> None:
         if target.is_s3:
             bucket, _, prefix = target.url_prefix.removeprefix("s3://").partition("/")
-            self._store(bucket).upload(
+            self._bucket(f"s3://{bucket}").upload(
                 prefix + name, source, size_bytes=source.size_bytes, media_type=media_type_of(name)
             )
         else:
             self._put(parse_source_url(target.url_of(name)), name, source, (*target.credentials, *self._credentials))
 
-    def _store(self, bucket: str) -> ObjectStore:
-        """Its client is kept: the buckets are those that OUTPUT_URL_ALLOW names."""
-        return self._stores.setdefault(bucket, self._open_store(f"s3://{bucket}"))
-
     def _put(self, url: SourceUrl, name: str, source: EngineFileSource, credentials: tuple[UrlCredential, ...]) -> None:
-        credential = find_credential(credentials, url)
+        target, carries = carried(url, find_credential(credentials, url), over_http=self._over_http, what=url.origin)
         headers = {
             "Content-Type": media_type_of(name),
             "Content-Length": str(source.size_bytes),
-            **dict(credential.headers if credential else ()),
+            **carries,
             "User-Agent": "comfyfn",
             "Connection": "close",
         }
-        path = f"{url.path}?{credential.query}" if credential and credential.query else url.path
         with closing(self._connector.connect(url)) as connection:
-            status = _exchange(connection, path, headers, _chunks(source), url.origin)
+            status = _exchange(connection, target, headers, _chunks(source), url.origin)
         if status >= _SERVER_ERROR or status in _MAY_CHANGE:
             raise TransientStorageError(f"{url.origin}: HTTP {status}")
         if not 200 <= status < 300:  # noqa: PLR2004  (2xx)
@@ -130,10 +125,10 @@ class Uploader:
 
 
 def _exchange(
-    connection: HTTPConnection, path: str, headers: dict[str, str], body: Iterator[bytes], origin: str
+    connection: HTTPConnection, target: str, headers: dict[str, str], body: Iterator[bytes], origin: str
 ) -> int:
     try:
-        connection.request("PUT", path, body=body, headers=headers)
+        connection.request("PUT", target, body=body, headers=headers)
         with closing(connection.getresponse()) as answer:
             return answer.status
     except (OSError, HTTPException) as error:

@@ -13,7 +13,7 @@ from http.client import HTTPException
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
-from function.credentials import find_credential
+from function.credentials import carried, find_credential
 from function.errors import InputRefusedError
 from function.sources import check_allowed, parse_source_url
 from function.storage.connecting import ConnectionRules, Connector
@@ -168,9 +168,8 @@ class HttpsOrigin:
             if not (trusted and hop.url.scheme == "https"):
                 check_allowed(hop.url, self._rules.allow, what=shown, setting=self._rules.setting)
             credential = hop.credential(self._rules)
-            if credential and hop.url.scheme == "http" and not self._rules.allow_private:
-                raise InputRefusedError(f"{shown}: credentials are sent by https only, or with ALLOW_PRIVATE_NETWORKS")
-            answer = self._ask(hop.url, method, headers, credential)
+            target, carries = carried(hop.url, credential, over_http=self._rules.allow_private, what=shown)
+            answer = self._ask(hop.url, method, target, {**headers, **carries})
             if answer.status not in _REDIRECTS:
                 return answer, hop
             answer.close()
@@ -178,25 +177,11 @@ class HttpsOrigin:
             hop = _Hop(_redirected(hop.url, answer.header("Location"), shown), sent)
         raise InputRefusedError(f"{shown}: more than {MAX_REDIRECTS} redirects")
 
-    def _ask(
-        self, url: SourceUrl, method: str, headers: Mapping[str, str], credential: UrlCredential | None
-    ) -> HttpAnswer:
+    def _ask(self, url: SourceUrl, method: str, target: str, headers: Mapping[str, str]) -> HttpAnswer:
         """One request; its connection ends with the answer. http.client asks for content that is not compressed."""
-        target = url.target
-        if credential and credential.query:
-            target += ("&" if url.query else "?") + credential.query
         connection = self._connector.connect(url)
         try:
-            connection.request(
-                method,
-                target,
-                headers={
-                    **headers,
-                    **dict(credential.headers if credential else ()),
-                    "User-Agent": "comfyfn",
-                    "Connection": "close",
-                },
-            )
+            connection.request(method, target, headers={**headers, "User-Agent": "comfyfn", "Connection": "close"})
             return HttpAnswer(connection.getresponse(), connection)
         except (OSError, HTTPException) as error:
             connection.close()

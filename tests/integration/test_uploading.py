@@ -66,6 +66,16 @@ def test_credentials_go_to_the_urls_that_they_are_for(tmp_path: Path) -> None:
     assert asked == [("/sas/a.png?sig=a+b", None), ("/x/a.png", None), ("/sas/a.png", "Bearer t0ken")]
 
 
+def test_credentials_do_not_go_over_plain_http_to_other_networks(tmp_path: Path) -> None:
+    """As with files that are fetched: ALLOW_PRIVATE_NETWORKS says that http is all there is."""
+    own = parse_credentials([{"url_pattern": "http://**", "auth": {"type": "bearer", "token": "t0ken"}}])
+    target = UploadTarget("http://files.example/in/", own)
+    with pytest.raises(UploadFailedError, match="credentials are sent by https only"):
+        Uploader(ConnectionRules(plain_http=True)).send(
+            target, OutputFolder(tmp_path, "j1"), [written(tmp_path, "a.png")], check=nothing
+        )
+
+
 def test_what_passes_is_tried_again_with_the_whole_file(tmp_path: Path) -> None:
     """Errors of the server and too many requests."""
     with Receiver(503, 429, 200) as receiver:

@@ -103,7 +103,7 @@ def build_line(settings: Settings, supervisor: Supervisor, jobs: Jobs, *, metric
         models=models.cache,
         fetcher=models.fetcher,
         start_models=models.start_models,
-        background=BackgroundModels(models.lookup, models.cache, deadline_seconds=settings.deadline_seconds),
+        background=BackgroundModels(models.cache, deadline_seconds=settings.deadline_seconds),
         inputs=jobs.own_inputs.sources,
         results=jobs.results,
         uploader=_uploader(settings),

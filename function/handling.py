@@ -203,10 +203,10 @@ class JobHandler:
         if here and not here[-1].stored:
             self._end_here(here[-1].job_id)
             return True
-        found = [here[-1].job_id] if here else self._jobs().find(client_id)[:1]
-        for job_id in found:
+        job_id = here[-1].job_id if here else self._jobs().find(client_id)
+        if job_id:
             self.cancel(job_id)
-        return bool(found)
+        return job_id is not None
 
     def progress(self, job_id: str) -> Progress | None:
         """How far a job is that waits or runs in this process."""

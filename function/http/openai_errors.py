@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from function.errors import TemplateMissingError
-from function.http.responses import error_headers, json_response
+from function.http.responses import error_headers, http_error_code, http_error_headers, json_response
 
 if TYPE_CHECKING:
     from flask import Response
@@ -31,8 +31,7 @@ def openai_error_response(error: ComfyfnError) -> Response:
 
 def openai_http_error_response(error: HTTPException) -> Response:
     """Answer with an error of the routing: no such route, no such method."""
-    headers = {name: value for name, value in error.get_headers() if name == "Allow"}
-    return _response(error.code or 500, error.name, code=error.name.lower().replace(" ", "_"), headers=headers)
+    return _response(error.code or 500, error.name, code=http_error_code(error), headers=http_error_headers(error))
 
 
 def _response(status: int, message: str, *, code: str, headers: dict[str, str], param: object = None) -> Response:

@@ -6,12 +6,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from function.errors import InvalidRequestError, error_of
+from function.errors import InvalidRequestError
 from function.http.bodies import read_body
 from function.http.openai_request import read_form_request, read_json_request, to_conversion, to_parameters
 from function.http.outputs import LINK_SECONDS
-from function.http.responses import connection_of, json_response
-from function.http.submitting import identify
+from function.http.responses import json_response
+from function.http.submitting import completed, identify
 from function.job import Job
 from function.outputs.stored import output_key, with_data
 from function.streamed import DocumentWithFiles
@@ -66,9 +66,7 @@ def _answer(function: Function, request: Request, wanted: ImageRequest, identity
         preloads=filled.preloads,
         convert_output=to_conversion(wanted, template),
     )
-    result = function.handle(job, connection=connection_of(request))
-    if result.error:
-        raise error_of(result.error)
+    result = completed(function, job, request)
     images = [output for output in result.outputs if output.media_type.startswith("image/")]
     if not images:
         raise InvalidRequestError(f"the model {template.name} makes no images", details={"param": "model"})

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from function.answers import request_members, to_document
-from function.errors import InvalidWorkflowError, error_of
+from function.errors import InvalidWorkflowError
 from function.http.bodies import parse_json, read_body
 from function.http.prompt_request import PromptRequest, ignored_fields
-from function.http.responses import check_json, connection_of, to_response
-from function.http.submitting import accepted, identify, read_job
+from function.http.responses import check_json, to_response
+from function.http.submitting import accepted, completed, identify, read_job
 from function.job import validated
 from function.outputs.stored import with_data
 
@@ -63,14 +63,8 @@ def answer(function: Function, request: Request, job: Job, *, warnings: list[str
 
 
 def _ended(function: Function, job: Job, request: Request) -> JobResult:
-    """The job's result, with the bytes of its files unless they were uploaded.
-
-    Raises:
-        ComfyfnError: It failed, now or when the same request came before.
-    """
-    result = function.handle(job, connection=connection_of(request))
-    if result.error:
-        raise error_of(result.error)
+    """The job's result, with the bytes of its files unless they were uploaded; raises as `completed`."""
+    result = completed(function, job, request)
     if not job.stored or job.upload:
         return result
     store = function.jobs.results

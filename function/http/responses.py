@@ -73,9 +73,18 @@ def error_headers(error: ComfyfnError) -> dict[str, str]:
 def http_error_response(error: HTTPException) -> Response:
     """Answer with an error of the routing: no such route, no such method."""
     status = error.code or 500
-    document = {"error": error.name, "code": error.name.lower().replace(" ", "_"), **_as_fastify(status, error.name)}
-    headers = {name: value for name, value in error.get_headers() if name == "Allow"}
-    return json_response(document, status=status, headers=headers)
+    document = {"error": error.name, "code": http_error_code(error), **_as_fastify(status, error.name)}
+    return json_response(document, status=status, headers=http_error_headers(error))
+
+
+def http_error_code(error: HTTPException) -> str:
+    """The word for programs of an error of the routing."""
+    return error.name.lower().replace(" ", "_")
+
+
+def http_error_headers(error: HTTPException) -> dict[str, str]:
+    """What an error of the routing says in headers."""
+    return {name: value for name, value in error.get_headers() if name == "Allow"}
 
 
 def _as_fastify(status: int, message: str) -> dict[str, Any]:

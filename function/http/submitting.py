@@ -6,9 +6,9 @@ import re
 from typing import TYPE_CHECKING
 
 from function.answers import with_prefixes
-from function.errors import InvalidRequestError
+from function.errors import InvalidRequestError, error_of
 from function.handover import LEGACY_WEBHOOK, WEBHOOK_V2, WebhookTarget
-from function.http.responses import json_response
+from function.http.responses import connection_of, json_response
 from function.http.upload_targets import parse_upload, with_credentials
 from function.job import Job, derived_job_id, parse_webhook_url, random_job_id
 from function.request_credentials import to_credentials
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from function.handover import UploadTarget
     from function.http.bodies import RequestBody
     from function.http.prompt_request import ClientRequest
+    from function.job import JobResult
+    from function.lifecycle import Function
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -113,6 +115,18 @@ def _shown(wanted: ClientRequest, target: UploadTarget | None) -> dict[str, Any]
     if block and target and not target.is_s3:
         shown["http_upload"] = block | {"url_prefix": target.url_prefix}
     return shown
+
+
+def completed(function: Function, job: Job, request: Request) -> JobResult:
+    """The result of a job whose sender waits for it.
+
+    Raises:
+        ComfyfnError: It failed, now or when the same request came before.
+    """
+    result = function.handle(job, connection=connection_of(request))
+    if result.error:
+        raise error_of(result.error)
+    return result
 
 
 def accepted(job: Job, **members: Any) -> Response:  # noqa: ANN401  (JSON is any value)

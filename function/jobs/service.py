@@ -131,11 +131,7 @@ class Jobs:
         """
         if job.outlives_request:
             self._refuse_unsendable()
-        workflow = self.own_inputs.without(job) if refusal else self._recordable(job)
-        not_before = self._dispatcher.answer_by() if self._dispatcher and not job.asynchronous else ""
-        new = self.records.submit(replace(job, workflow=workflow), not_before=not_before)
-        if job.request:  # of a client that knows its job by the label
-            note_label(self.results, job)
+        new = self._record(job, self.own_inputs.without(job) if refusal else self._recordable(job))
         if refusal:
             self.records.fail(job.job_id, refusal)
         if job.asynchronous and self._dispatcher:
@@ -144,8 +140,17 @@ class Jobs:
 
     def refuse(self, job: Job, error: ComfyfnError) -> JobResult:
         """Record a job that can't be run; its result, which is another one if it had one already."""
-        self.submit(job, refusal=error)
+        if job.outlives_request:
+            self._refuse_unsendable()
+        self._record(job, self.own_inputs.without(job))
         return self.records.fail(job.job_id, error)
+
+    def _record(self, job: Job, workflow: Any) -> bool:  # noqa: ANN401  (perhaps no graph)
+        not_before = self._dispatcher.answer_by() if self._dispatcher and not job.asynchronous else ""
+        new = self.records.submit(replace(job, workflow=workflow), not_before=not_before)
+        if job.request:  # of a client that knows its job by the label
+            note_label(self.results, job)
+        return new
 
     def repeat(self, job_id: str) -> str:
         """Submit a recorded job again, as an asynchronous one of its own; the new id.
@@ -159,11 +164,11 @@ class Jobs:
         self.submit(replace(again, workflow=self.own_inputs.copy(job.workflow, job_id, again.job_id)))
         return again.job_id
 
-    def find(self, label: str) -> list[str]:
-        """Ids of the jobs that their clients know by this id and that have not ended, the newest first."""
+    def find(self, label: str) -> str | None:
+        """The newest job that its client knows by this id and that has not ended; None if there is none."""
         own = [label] if JOB_ID.fullmatch(label) else []
-        states = [self.records.state(job_id) for job_id in own + labelled(self.results, label)]
-        return [state.job_id for state in states if state.created_at and not state.finished]
+        states = map(self.records.state, own + labelled(self.results, label))  # asked for one by one, up to the first
+        return next((state.job_id for state in states if state.created_at and not state.finished), None)
 
     def resume(self, job_id: str) -> None:
         """Send a job that was recorded before on its way.

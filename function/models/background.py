@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from function.models.cache import ModelCache
-    from function.models.lookup import ModelLookup
     from function.models.references import ModelRef
     from function.telemetry import Progress
 
@@ -25,14 +24,12 @@ class BackgroundModels:
     """Brings models beside the jobs, whose cache it shares.
 
     Args:
-        lookup: Says which names and URLs are allowed.
         cache: Where the files go.
         deadline_seconds: How long one download may take.
         most: Downloads by request at a time. Who waits for one holds a thread of the server, and probes need threads.
     """
 
-    def __init__(self, lookup: ModelLookup, cache: ModelCache, *, deadline_seconds: float, most: int = 4) -> None:
-        self._lookup = lookup
+    def __init__(self, cache: ModelCache, *, deadline_seconds: float, most: int = 4) -> None:
         self._cache = cache
         self._deadline_seconds = deadline_seconds
         self._most = most

@@ -17,7 +17,7 @@ from PIL import Image
 
 from function.models.references import model_references
 from function.sources import parse_allow_list
-from tests.support.engine import case
+from tests.e2e.test_model_sources import upscale
 from tests.support.function_process import functions
 from tests.support.https import CERTIFICATE, HttpsServer, ServedFile
 from tests.support.pictures import bomb, picture, to_base64
@@ -110,7 +110,7 @@ def test_two_urls_of_one_file_name_are_two_files(function: FunctionProcess, host
 def test_two_first_requests_at_a_time_for_one_url_both_get_it(function: FunctionProcess, host: HttpsServer) -> None:
     """Of an input and of a model; the model is brought once."""
     host.files["/files/first.safetensors"] = host.files["/private/tiny.safetensors"]
-    workflow = upscaling(host.url("/files/first.safetensors", "localhost"))
+    workflow = upscale(host.url("/files/first.safetensors", "localhost"))
     workflow["1"] = {"class_type": "LoadImage", "inputs": {"image": host.url("/red/photo.png", "localhost")}}
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: function.post("/prompt", {"prompt": workflow}), range(4)))
@@ -190,22 +190,12 @@ def test_an_image_bomb_never_reaches_the_engine(function: FunctionProcess) -> No
     assert function.engine_history() == before
 
 
-def upscaling(model: str) -> dict[str, Any]:
-    """An upscaler by name or URL, on an empty image."""
-    workflow = case("10_upscale_srvgg")
-    workflow["1"] = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 48, "batch_size": 1, "color": 255}}
-    for node in workflow.values():
-        if node["class_type"] == "UpscaleModelLoader":
-            node["inputs"]["model_name"] = model
-    return workflow
-
-
 def test_credentials_of_a_request_are_for_inputs_and_models_and_stay_nowhere(
     function: FunctionProcess, host: HttpsServer
 ) -> None:
     """As comfyui-api's own example says, a bearer for every URL of a hub; no answer, file or log line has them."""
     url = host.url("/private/tiny.safetensors", "localhost")
-    workflow = upscaling(url) | saving(host.url(f"/red/photo.png?{SECRET}", "localhost"))
+    workflow = upscale(url) | saving(host.url(f"/red/photo.png?{SECRET}", "localhost"))
     host.requests.clear()
     answer = function.post("/prompt", {"prompt": workflow, "credentials": bearer(host)})
     assert answer.status == 200, answer.body[:500]
@@ -219,10 +209,10 @@ def test_a_private_model_in_the_cache_needs_valid_credentials(function: Function
     """Although what is there stays as it is, and although somebody else brought it."""
     url = host.url("/private/other.safetensors", "localhost")
     host.files["/private/other.safetensors"] = ServedFile(host.files["/private/tiny.safetensors"].content)
-    assert function.post("/prompt", {"prompt": upscaling(url), "credentials": bearer(host)}).status == 200
+    assert function.post("/prompt", {"prompt": upscale(url), "credentials": bearer(host)}).status == 200
     host.files["/private/other.safetensors"].status = host.files["/private/other.safetensors"].head_status = 401
     for body in ({}, {"credentials": [{**bearer(host)[0], "auth": {"type": "bearer", "token": "dummy"}}]}):
-        line = refused(function.post("/prompt", {"prompt": upscaling(url), **body}), "prompt.2.inputs")
+        line = refused(function.post("/prompt", {"prompt": upscale(url), **body}), "prompt.2.inputs")
         assert "Failed to process model for node 2: " in line
         assert f"Authentication required to access cached file for URL: {url}" in line
 
@@ -230,7 +220,7 @@ def test_a_private_model_in_the_cache_needs_valid_credentials(function: Function
 def test_a_model_by_url_goes_to_model_dir(function: FunctionProcess, host: HttpsServer) -> None:
     """Into the folder that its loader reads, whatever COMFY_HOME says."""
     host.files["/m/where.safetensors"] = host.files["/private/tiny.safetensors"]
-    assert function.post("/prompt", {"prompt": upscaling(host.url("/m/where.safetensors", "localhost"))}).status == 200
+    assert function.post("/prompt", {"prompt": upscale(host.url("/m/where.safetensors", "localhost"))}).status == 200
     weights = function.root.parent / "weights"
     assert [path.parent.name for path in weights.rglob("*-where.safetensors")] == ["upscale_models"]
 

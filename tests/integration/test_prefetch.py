@@ -16,8 +16,6 @@ from function.engine.engine import Engine
 from function.engine.supervisor import Supervisor
 from function.errors import DrainingError, ModelMissingError, QueueFullError
 from function.models.background import BackgroundModels
-from function.models.lookup import ModelLookup
-from function.storage.https import FetchRules
 from function.telemetry import Metrics
 from tests.e2e.test_main_job import slow_workflow
 from tests.support import replay
@@ -123,8 +121,7 @@ def test_a_preload_of_a_missing_model_says_so(bench: Bench) -> None:
 def background(bench: Bench) -> Iterator[BackgroundModels]:
     """Two downloads at a time, over the bench's store; no thread of theirs is left in the end."""
     before = threading.active_count()
-    lookup = ModelLookup(bench.store, rules=FetchRules())
-    made = BackgroundModels(lookup, bench.cache(), deadline_seconds=30, most=2)
+    made = BackgroundModels(bench.cache(), deadline_seconds=30, most=2)
     yield made
     made.stop()
     wait_until(lambda: threading.active_count() == before)

@@ -107,7 +107,7 @@ def test_repetition_goes_on_where_it_broke_off(wanted: Fetch, s3_server: S3Serve
 
 def test_wrong_bytes_are_never_a_file(wanted: Fetch, s3_server: S3Server) -> None:
     """One bit flipped on the way is found by the object's checksum; nothing stays, and the next fetch brings it."""
-    faults = [None, Fault("flip", 70_000)]
+    faults = [None, Fault("flip", PART_BYTES // 2)]  # a store that looks slow is asked for one part at a time
     with FaultyProxy(s3_server.endpoint_url, faults=faults) as proxy, through(proxy, s3_server) as fetcher:
         with pytest.raises(StorageUnavailableError, match="checksum"):
             fetch(fetcher, wanted)

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 PART_BYTES = 65_536
 CONTENT = os.urandom(16 * PART_BYTES + 17)
-STALL_SECONDS = 0.3
+STALL_SECONDS = 0.3  # where answers stall
+PATIENT_SECONDS = 30.0  # elsewhere: an answer that is only slow must not be asked for again
 
 
 @pytest.fixture
@@ -50,14 +51,16 @@ def put(client: S3Client, wanted: Fetch, content: bytes) -> Fetch:
 
 
 @contextmanager
-def through(proxy: FaultyProxy, server: S3Server, **changes: object) -> Iterator[RangedFetcher]:
+def through(
+    proxy: FaultyProxy, server: S3Server, *, stall_seconds: float = PATIENT_SECONDS, **changes: object
+) -> Iterator[RangedFetcher]:
     """A fetcher that reads through the proxy; `changes` as for `RangedFetcher`."""
     with server.store("s3://any") as any_store:
         kind, client = type(any_store), partial(server.make_client, endpoint_url=proxy.url, attempts=1)
     stores = []
 
     def open_store(url: str) -> object:
-        stores.append(kind(url, make_client=partial(client, stall_seconds=STALL_SECONDS)))
+        stores.append(kind(url, make_client=partial(client, stall_seconds=stall_seconds)))
         return stores[-1]
 
     try:
@@ -89,7 +92,10 @@ def test_broken_answers_are_repeated(wanted: Fetch, s3_server: S3Server, kind: s
     """A connection that is cut, reset or stalls in a range, truncating its body, costs a repetition and no byte."""
     told: list[int] = []
     faults = [Fault(kind, after_bytes), None, Fault(kind, after_bytes)]
-    with FaultyProxy(s3_server.endpoint_url, faults=faults) as proxy, through(proxy, s3_server) as fetcher:
+    with (
+        FaultyProxy(s3_server.endpoint_url, faults=faults) as proxy,
+        through(proxy, s3_server, stall_seconds=STALL_SECONDS) as fetcher,
+    ):
         fetcher.fetch(wanted, on_bytes=told.append)
     assert_brought(wanted)
     assert sum(told) == len(CONTENT)
@@ -137,7 +143,7 @@ def test_endless_faults_are_a_clear_error(wanted: Fetch, s3_server: S3Server, fa
     """A store that never answers well is given up with one line that names the object; the next fetch works."""
     with (
         FaultyProxy(s3_server.endpoint_url, default=fault) as proxy,
-        through(proxy, s3_server) as fetcher,
+        through(proxy, s3_server, stall_seconds=STALL_SECONDS) as fetcher,
         pytest.raises(StorageUnavailableError, match=f"{re.escape(wanted.key)}: the .*try later"),
     ):
         fetch(fetcher, wanted)
@@ -246,15 +252,16 @@ def test_a_lying_journal_is_found_out(wanted: Fetch, s3_server: S3Server) -> Non
 
 @pytest.mark.parametrize("busy", [True, False])
 def test_a_slow_store_gets_more_connections_unless_the_gpu_works(
-    wanted: Fetch, s3_server: S3Server, *, busy: bool
+    wanted: Fetch, s3_server: S3Server, s3_client: S3Client, *, busy: bool
 ) -> None:
     """While it works a fetch has no more than two answers on the way."""
+    long = put(s3_client, wanted, 4 * CONTENT)
     slow = Fault("before", action=lambda: time.sleep(0.2))
     with FaultyProxy(s3_server.endpoint_url, default=slow) as proxy, through(proxy, s3_server) as fetcher:
         fetcher.busy = busy
-        fetch(fetcher, wanted)
+        fetch(fetcher, long)
     assert (proxy.peak <= 2) == busy
-    assert_brought(wanted)
+    assert_brought(long, 4 * CONTENT)
 
 
 def test_directory_that_takes_no_file(wanted: Fetch, s3_server: S3Server) -> None:

@@ -7,6 +7,7 @@ Knative scales by and what keeps a pod alive.
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import uuid
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import urllib3
 
-from events import JOB_REQUESTED, to_structured
+from events import JOB_COMPLETED, JOB_FAILED, JOB_REQUESTED, to_structured
 from function.errors import ComfyfnError
 from function.jobs.ended import SOURCE
 from function.jobs.manifest import to_timestamp, utc_now
@@ -38,6 +39,7 @@ _REQUESTS = 64  # held at a time; further jobs wait for one of them, marked as h
 _CONNECT_SECONDS = 10.0
 _LONGEST_PAUSE_SECONDS = 30.0
 _TAKEN_OVER = frozenset({HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT})
+_ENDS = frozenset({JOB_COMPLETED, JOB_FAILED})
 
 
 class Dispatcher:
@@ -48,7 +50,7 @@ class Dispatcher:
         records: Where jobs are marked as held.
         token: What the URL is sent as a bearer token; "" for none.
         answer_seconds: How long a function may take to answer.
-        on_ended: Called with the id of a job that has ended.
+        on_ended: Called with the id of a job that has ended, to tell who asked to be told and close it.
     """
 
     def __init__(
@@ -84,13 +86,20 @@ class Dispatcher:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._http.clear()
 
-    def dispatch(self, job_id: str) -> None:
-        """See to it that a job is run; returns at once. A job that is held already stays as it is."""
+    def dispatch(self, job_id: str, *, webhooks: bool = True) -> None:
+        """See to it that a job is run; returns at once. A job that is held already stays as it is.
+
+        Args:
+            job_id: The job.
+            webhooks: Whether it may have any; without, its end only closes it.
+        """
         with self._lock:
             if self._stopped.is_set() or job_id in self._held:
                 return
             self._held.add(job_id)
-            self._pool.submit(copy_context().run, self._see_through, job_id)  # with the id of the request that asked
+            on_ended = self._on_ended if webhooks else self._records.close
+            context = copy_context()  # with the id of the request that asked
+            self._pool.submit(context.run, self._see_through, job_id, on_ended)
 
     def answer_by(self) -> str:
         """By when a job that somebody takes on now has ended, ISO 8601 in UTC."""
@@ -100,10 +109,10 @@ class Dispatcher:
         """Whether this process is at it."""
         return job_id in self._held
 
-    def _see_through(self, job_id: str) -> None:
+    def _see_through(self, job_id: str, on_ended: Callable[[str], None]) -> None:
         try:
             pause_seconds = 0.5
-            while not self._stopped.is_set() and not self._is_settled(job_id):
+            while not self._stopped.is_set() and not self._is_settled(job_id, on_ended):
                 self._stopped.wait(pause_seconds)
                 pause_seconds = min(_LONGEST_PAUSE_SECONDS, pause_seconds * 2)
         except ComfyfnError as error:  # of storage: the job is still open there
@@ -111,21 +120,24 @@ class Dispatcher:
         finally:
             self._held.discard(job_id)
 
-    def _is_settled(self, job_id: str) -> bool:
-        """Send the job once; whether there is no more to do here.
-
-        Its records say whether it has ended, not the answer: that may be anybody's.
-        """
-        if self._send(job_id) in _TAKEN_OVER:
+    def _is_settled(self, job_id: str, on_ended: Callable[[str], None]) -> bool:
+        """Send the job once; whether there is no more to do here."""
+        answer = self._send(job_id)
+        if answer and answer.status in _TAKEN_OVER:
             self._records.open(job_id, not_before=self.answer_by())
             return True
-        state = self._records.state(job_id)
-        settled = state.finished or state.created_at is None  # none: its retention is over
+        settled = (answer and _is_end_of(job_id, answer.data)) or self._is_over(job_id)
         if settled:
-            self._on_ended(job_id)
+            on_ended(job_id)
         return settled
 
-    def _send(self, job_id: str) -> int:
+    def _is_over(self, job_id: str) -> bool:
+        """Whether the job's records say that it has ended, or that its retention has."""
+        state = self._records.state(job_id)
+        return state.finished or state.created_at is None
+
+    def _send(self, job_id: str) -> urllib3.BaseHTTPResponse | None:
+        """The answer of DISPATCH_URL; None if there was none."""
         headers, body = to_structured(
             JOB_REQUESTED,
             id=f"{job_id}.{uuid.uuid4().hex}",
@@ -138,10 +150,10 @@ class Dispatcher:
             answer = self._http.request("POST", self._url, body=body, headers=headers | self._headers | _request_id())
         except urllib3.exceptions.HTTPError as error:
             _log.warning("job %s: DISPATCH_URL does not answer (%s); it is sent again", job_id, type(error).__name__)
-            return 0
+            return None
         if answer.status >= HTTPStatus.BAD_REQUEST:
             _log.info("job %s: DISPATCH_URL answered HTTP %d; it is sent again", job_id, answer.status)
-        return answer.status
+        return answer
 
     def _keep(self) -> None:
         while not self._stopped.wait(HELD_SECONDS):
@@ -156,3 +168,12 @@ def _request_id() -> dict[str, str]:
     """The id of the request that asked for the job, so that it is in the log lines of whoever runs it."""
     request_id = current_request_id()
     return {"X-Request-Id": request_id} if request_id else {}
+
+
+def _is_end_of(job_id: str, body: bytes) -> bool:
+    """Whether an answer is the event of this job's end; any other may be anybody's, and the records are asked."""
+    try:
+        event = json.loads(body)
+        return event["type"] in _ENDS and event["source"] == SOURCE and event["subject"] == job_id
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False

@@ -135,7 +135,7 @@ class Jobs:
         if refusal:
             self.records.fail(job.job_id, refusal)
         if job.asynchronous and self._dispatcher:
-            self._dispatcher.dispatch(job.job_id)
+            self._dispatcher.dispatch(job.job_id, webhooks=not new or bool(job.webhooks))
         return new
 
     def refuse(self, job: Job, error: ComfyfnError) -> JobResult:

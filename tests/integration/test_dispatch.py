@@ -12,8 +12,9 @@ import pytest
 from function.building import build_jobs
 from function.config import read_settings
 from function.errors import JobCancelledError
-from function.job import Job, random_job_id
+from function.job import Job, JobResult, random_job_id
 from function.jobs.dispatch import Dispatcher
+from function.jobs.ended import to_ended_event
 from function.jobs.records import JobRecords
 from function.telemetry import Metrics
 from tests.support.processes import wait_until
@@ -26,12 +27,15 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def answering(status: int, headers: list[str | None] | None = None) -> Iterator[tuple[str, list[bytes]]]:
+def answering(
+    status: int, headers: list[str | None] | None = None, *, page: bytes = b"OK"
+) -> Iterator[tuple[str, list[bytes]]]:
     """A server that answers every POST with this status and a page; its URL, and the bodies that came.
 
     Args:
         status: Of every answer.
         headers: Gets the `Authorization` of each request.
+        page: Body of every answer.
     """
     bodies: list[bytes] = []
 
@@ -41,9 +45,9 @@ def answering(status: int, headers: list[str | None] | None = None) -> Iterator[
                 headers.append(self.headers["Authorization"])
             bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
             self.send_response(status)
-            self.send_header("Content-Length", "2")
+            self.send_header("Content-Length", str(len(page)))
             self.end_headers()
-            self.wfile.write(b"OK")
+            self.wfile.write(page)
 
         def log_message(self, *_: object) -> None:
             """Nothing."""
@@ -88,6 +92,45 @@ def test_a_200_of_anybody_is_no_end_of_a_job(local_store: LocalStore) -> None:
         records.fail(job_id, JobCancelledError("over"))
         wait_until(lambda: not dispatcher.holds(job_id), what="the end of the job")
         assert ended == [job_id]
+
+
+def end_of(job_id: str) -> bytes:
+    """The event that tells of a job's end."""
+    _, body = to_ended_event(JobResult(job_id, "completed", 1, "", finished_at="2026-03-02T09:30:00.000Z"))
+    return body
+
+
+def test_the_event_of_a_jobs_end_is_its_end(local_store: LocalStore) -> None:
+    """Who ran the job has stored its result before it answers so: the records are not asked again."""
+    records = JobRecords(local_store)
+    job_id = asynchronous(records)
+    with answering(200, page=end_of(job_id)) as (url, bodies), dispatching(url, records) as (dispatcher, ended):
+        dispatcher.dispatch(job_id)
+        wait_until(lambda: not dispatcher.holds(job_id), what="the end of the job")
+    assert (ended, len(bodies)) == ([job_id], 1)
+
+
+@pytest.mark.parametrize(
+    "page", [end_of(random_job_id()), b"[]", b"{}", b"null", b"\xff", b"[" * 100_000], ids=range(6)
+)
+def test_any_other_answer_is_no_end_of_a_job(local_store: LocalStore, page: bytes) -> None:
+    """The event of another job's end neither."""
+    records = JobRecords(local_store)
+    job_id = asynchronous(records)
+    with answering(200, page=page) as (url, bodies), dispatching(url, records) as (dispatcher, ended):
+        dispatcher.dispatch(job_id)
+        wait_until(lambda: len(bodies) >= 2, what="the job to be sent again")
+        assert (ended, dispatcher.holds(job_id)) == ([], True)
+
+
+def test_a_job_without_webhooks_is_only_closed(local_store: LocalStore) -> None:
+    """Nobody is to be told of its end, so its record is not read for that."""
+    records = JobRecords(local_store)
+    job_id = asynchronous(records)
+    with answering(200, page=end_of(job_id)) as (url, _), dispatching(url, records) as (dispatcher, ended):
+        dispatcher.dispatch(job_id, webhooks=False)
+        wait_until(lambda: not dispatcher.holds(job_id), what="the end of the job")
+    assert (ended, records.open_jobs().objects) == ([], ())
 
 
 def test_a_job_that_is_gone_is_not_sent_for_ever(local_store: LocalStore) -> None:

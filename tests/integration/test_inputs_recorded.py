@@ -36,7 +36,7 @@ class RecordingDispatcher:
     def __init__(self) -> None:
         self.sent: list[str] = []
 
-    def dispatch(self, job_id: str) -> None:
+    def dispatch(self, job_id: str, *, webhooks: bool = True) -> None:  # noqa: ARG002  (a dispatcher's)
         """Note a job."""
         self.sent.append(job_id)
 

@@ -1,8 +1,8 @@
 """A run in an engine: ComfyUI's HTTP and WebSocket protocol, followed to the end.
 
 Nothing here waits for ever: each request has a timeout, and each wait ends with the run's deadline or the engine's
-process. The socket only tells how far the run is, which files are written already, and when to look; what came of it
-is read from the history.
+process. The socket tells how far the run is and which files are written already; what came of it is read from the
+history, unless the socket has told all of it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from function.engine.account import RunAccount
 from function.engine.api import EngineApi, RunState
 from function.engine.previews import EXTRA_DATA, HELLO, LatestPreview, parse_preview
 from function.engine.progress import RunProgress
@@ -121,8 +122,7 @@ class EngineClient:
             limits: What ends the run from outside.
             outputs: Its output nodes, for the progress; see `RunProgress`.
             on_progress: Told of each change, in this thread.
-            on_outputs: Told of the files of each node that ended, in this thread. It may miss some: the history, which
-                ComfyUI writes when the whole run has ended, is the truth.
+            on_outputs: Told of the files of each node that ended, in this thread. It may miss some that the run has.
             on_preview: Told of the latest picture, in this thread; None: the engine is not asked for any.
 
         Raises:
@@ -136,11 +136,13 @@ class EngineClient:
         progress = RunProgress(
             workflow, prompt_id=prompt_id, on_progress=on_progress, outputs=outputs, clock=self._clock
         )
-        watch = _Watch(prompt_id, progress, on_outputs, on_preview, self._clock)
+        account = RunAccount(workflow, prompt_id=prompt_id)
+        watch = _Watch(prompt_id, progress, account, on_outputs, on_preview, self._clock)
         with self._socket(HELLO if on_preview else "", limits) as socket:  # before there is a run: it misses no message
             self._submit(workflow, prompt_id, socket.client_id, limits, EXTRA_DATA if on_preview else {})
             self._follow(socket, watch, limits)
-        entry = self._api.history(prompt_id, timeout_seconds=self._patience(limits, _RECORD_SECONDS))
+            told = None if socket.was_lost else account.record()
+        entry = told or self._api.history(prompt_id, timeout_seconds=self._patience(limits, _RECORD_SECONDS))
         if entry is None:
             raise EngineUnavailableError("the engine has no record of the run that it ended")
         run = parse_run(prompt_id, entry, node_seconds=progress.node_seconds, node_starts=progress.node_starts)
@@ -265,12 +267,14 @@ class _Watch:
         self,
         prompt_id: str,
         progress: RunProgress,
+        account: RunAccount,
         on_outputs: OnOutputs,
         on_preview: OnPreview | None,
         clock: Callable[[], float],
     ) -> None:
         self.prompt_id = prompt_id
         self.progress = progress
+        self._account = account
         self._on_outputs = on_outputs
         self._previews = LatestPreview(on_preview, clock=clock) if on_preview else None
 
@@ -281,6 +285,7 @@ class _Watch:
                 self._previews.put(replace(preview, node_id=preview.node_id or self.progress.node_id))
             return
         self.progress.see(message)
+        self._account.see(message)
         if files := parse_executed(message, prompt_id=self.prompt_id):
             self._on_outputs(files)
 

@@ -5,23 +5,18 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from contextlib import ExitStack, suppress
-from socket import MSG_DONTWAIT, MSG_PEEK
 from typing import TYPE_CHECKING, Any
 
 from websockets.exceptions import WebSocketException
-from websockets.sync.client import connect
 
+from function.engine.websocket import WebSocket
 from function.errors import EngineUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from websockets.sync.client import ClientConnection
-
 _CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 1.0
-_CLOSE_SECONDS = 0.0  # ComfyUI collects garbage after a run and answers only then
 _LEAST_SECONDS = 0.1
 _MAX_MESSAGE_BYTES = 16 * 1024**2
 """Previews have a tenth of it. A larger message costs the connection; the run is found by asking."""
@@ -66,8 +61,7 @@ class RunSocket:
         self._deadline = 0.0
         self._heard_at = 0.0
         self._clock = clock
-        self._connection: ClientConnection | None = None
-        self._closing = ExitStack()
+        self._connection: WebSocket | None = None
 
     def open(self, deadline: float) -> None:
         """Connect for a run.
@@ -92,10 +86,9 @@ class RunSocket:
         self._deadline = deadline
         try:
             if self._connection:
-                _drop_messages(self._connection)
-                _check_open(self._connection)
+                self._connection.drop(self._patience(_ANSWER_SECONDS))
                 if self._clock() - self._heard_at >= self._trusted_seconds:
-                    self._await_pong(self._connection)
+                    self._connection.ping(self._patience(_ANSWER_SECONDS))
         except (OSError, WebSocketException):
             self.close()
         return self._connection is not None
@@ -105,7 +98,7 @@ class RunSocket:
         try:
             if self._connection is None:
                 self._connection = self._connect()
-            frame = self._connection.recv(timeout_seconds)
+            frame = self._connection.receive(timeout_seconds)
             self._heard_at = self._clock()
         except TimeoutError:
             return None
@@ -118,51 +111,25 @@ class RunSocket:
 
     def close(self) -> None:
         """End the connection; does nothing if there is none."""
-        self._connection = None
-        self._closing.close()
+        connection, self._connection = self._connection, None
+        if connection:
+            connection.close()
 
-    def _connect(self) -> ClientConnection:
+    def _connect(self) -> WebSocket:
         """Connect and say hello.
 
-        It sends no pings of its own accord: a node may keep the engine's interpreter busy for longer than any ping
-        waits. It goes to the engine directly, whatever proxy the environment names.
+        No pings are sent while a run goes on: a node may keep the engine's interpreter busy for longer than any ping
+        waits.
         """
-        connection = self._closing.enter_context(
-            connect(
-                self._url,
-                compression=None,
-                proxy=None,
-                open_timeout=self._patience(_CONNECT_SECONDS),
-                ping_interval=None,
-                close_timeout=_CLOSE_SECONDS,
-                max_size=_MAX_MESSAGE_BYTES,
-            )
+        connection = WebSocket(
+            self._url, timeout_seconds=self._patience(_CONNECT_SECONDS), max_bytes=_MAX_MESSAGE_BYTES
         )
         if self.hello:
             connection.send(self.hello)
         return connection
 
-    def _await_pong(self, connection: ClientConnection) -> None:
-        if not connection.ping().wait(self._patience(_ANSWER_SECONDS)):
-            raise TimeoutError
-        _drop_messages(connection)
-
     def _patience(self, most_seconds: float) -> float:
         return min(most_seconds, max(_LEAST_SECONDS, self._deadline - self._clock()))
-
-
-def _check_open(connection: ClientConnection) -> None:
-    """Raise if the engine has ended: the kernel closed its connections with it, whatever was read of that so far."""
-    with suppress(BlockingIOError):
-        if not connection.socket.recv(1, MSG_PEEK | MSG_DONTWAIT):
-            raise ConnectionResetError("the engine has closed the connection")
-
-
-def _drop_messages(connection: ClientConnection) -> None:
-    """Drop what has come; raises if the connection has ended."""
-    with suppress(TimeoutError):
-        while True:
-            connection.recv(timeout=0)
 
 
 def _parse_message(frame: str) -> dict[str, Any]:

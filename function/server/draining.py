@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import threading
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from function.lifecycle import Function
 
+_NEXT_MILLISECONDS = 20
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 256 * 1024**2
 
@@ -53,15 +55,28 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
     def handle(self, conn: TConn) -> object:
         """Answer one connection and linger on its close here: on the main thread that would hold up every accept.
 
+        A client that sends its next request as soon as it has the answer finds the same thread: the way back over the
+        main thread costs more than parsing the request. Where there are more connections than threads, somebody may
+        wait for one.
+
         A client that is still sending a refused body gets to read the refusal: the rest is skipped for a while.
         """
         kept = super().handle(conn)
+        while kept is True and self.alive and self.nr_conns <= self.cfg.threads and _goes_on(conn):
+            kept = super().handle(conn)
         if kept is False:
             close_graceful(conn.sock, timeout=_LINGER_SECONDS, max_drain=_LINGER_BYTES)
             # gunicorn's own close fails on a closed socket, and then it counts the connection as gone a second time: it
             # would not wait for the running job when it is told to end.
             conn.close = _close_nothing
         return kept
+
+
+def _goes_on(conn: TConn) -> bool:
+    """Whether the next request comes at once."""
+    poller = select.poll()
+    poller.register(conn.sock, select.POLLIN)
+    return bool(poller.poll(_NEXT_MILLISECONDS))
 
 
 def _close_nothing(*, graceful: bool = False) -> None:

@@ -366,6 +366,17 @@ def test_a_kept_socket_on_which_the_engine_is_silent_is_replaced(engine: ReplayE
     assert engine.seen.count("GET /ws") == 2
 
 
+def test_a_kept_socket_on_which_much_was_said_is_kept(engine: ReplayEngine) -> None:
+    """Whatever the engine tells all its clients between two runs of ours, also of runs that are somebody else's."""
+    with closing(EngineClient("127.0.0.1", engine.port, quiet_seconds=60, trusted_seconds=0)) as client:
+        assert run_again(client).files
+        (client_id,) = engine.sockets
+        for number in range(1000):
+            engine.send(client_id, {"type": "status", "data": {"status": {"exec_info": {"queue_remaining": number}}}})
+        assert run_again(client).files
+    assert engine.seen.count("GET /ws") == 1
+
+
 def test_each_answer_may_repeat_its_own_workflow(engine: ReplayEngine) -> None:
     """What was allowed for the workflow of a run before is not allowed for the next one's answers."""
     with closing(EngineApi("127.0.0.1", engine.port, max_answer_bytes=300)) as api:

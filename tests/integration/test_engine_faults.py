@@ -33,6 +33,7 @@ from function.errors import (
 from function.telemetry import Metrics, Progress
 from tests.support.engine import ROOT
 from tests.support.engine_proxy import MIB, EngineProxy, answer, flood, hang, proxied, say, trickle
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,11 +58,13 @@ RUBBISH: dict[str, Fault] = {
 
 
 def workflow(blurs: int = 0) -> dict[str, Any]:
-    """A workflow that no cache knows; each blur takes about a second."""
+    """A workflow that no cache knows but for one picture that is shown; each blur takes about a second."""
     color = uuid.uuid4().int % 2**24
     size = 1024 if blurs else 8
     nodes: dict[str, Any] = {
-        "0": {"class_type": "EmptyImage", "inputs": {"width": size, "height": size, "batch_size": 1, "color": color}}
+        "0": {"class_type": "EmptyImage", "inputs": {"width": size, "height": size, "batch_size": 1, "color": color}},
+        "known": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 7}},
+        "shown": {"class_type": "PreviewImage", "inputs": {"images": ["known", 0]}},
     }
     for number in range(1, blurs + 1):
         inputs = {"image": [str(number - 1), 0], "blur_radius": 12, "sigma": 3.0}
@@ -83,6 +86,14 @@ class Faulty:
         self.engine = Engine(self.supervisor, metrics=self.metrics, connect=self._connect)
         stack.callback(self.engine.close)
         self.supervisor.wait_ready(time.monotonic() + 60)
+        self._show_known()
+
+    def _show_known(self) -> None:
+        """Let the engine know a part of the workflow, so that only its history has all of a run's outputs."""
+        with closing(EngineApi("127.0.0.1", self.supervisor.state.port)) as api:
+            shown = str(uuid.uuid4())
+            api.submit(workflow(), prompt_id=shown, client_id="other", extra_data={}, timeout_seconds=20)
+            wait_until(lambda: api.history(shown) is not None, what="the run")
 
     def _connect(self, host: str, port: int) -> EngineClient:
         self.proxy.target_port = port

@@ -124,6 +124,7 @@ class ReplayEngine(ThreadingHTTPServer):
     def play(self, body: dict[str, Any], recording: Recording) -> None:
         """Send the run's messages to the socket of its client and put it into the history before the last one."""
         prompt_id, client_id = body["prompt_id"], body["client_id"]
+        entry = self._entry(recording)
         for index, message in enumerate(recording.messages):
             if index == self.cut_at and client_id in self.sockets:
                 self.sockets.pop(client_id).shutdown(socket.SHUT_RDWR)
@@ -137,7 +138,11 @@ class ReplayEngine(ThreadingHTTPServer):
                 self.send(client_id, {"type": "executing", "data": {"node": None, "prompt_id": prompt_id}})
                 return
             if message["type"] == "executing" and message["data"]["node"] is None:
-                self._end(prompt_id, self._entry(recording))
+                self._end(prompt_id, entry)
+            if message["type"] == "execution_success" and entry["status"]["status_str"] == "error":
+                kind, data = entry["status"]["messages"][-1]
+                self.send(client_id, {"type": kind, "data": data | {"prompt_id": prompt_id}})
+                continue
             self.send(client_id, message, prompt_id)
 
     def _entry(self, recording: Recording) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """What the function adds to a workflow, beside a careful client that talks to the same engine itself.
 
-Both ways run the same graph in the same engine, request by request in turn, each time with another number or file so
+All ways run the same graph in the same engine, request by request in turn, each time with another number or file so
 that every node runs again and nothing comes from a cache. Timed is from the graph to the bytes of its file:
 
 - straight to the engine: POST /prompt on a kept connection, the socket (kept open too) until `executing` without a
   node, GET /history/<id>, GET /view;
-- through the function: POST /prompt on a kept connection, its answer read whole, parsed, the base64 decoded.
+- through the function: POST /prompt on a kept connection, its answer read whole, parsed, the base64 decoded;
+- the same with `Accept: image/png`, where the answer is the file.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ import statistics
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -138,7 +140,7 @@ class Through:
 
     def run(self, graph: Graph) -> bytes:
         """Run a graph that saves one file; the file."""
-        answer = asked_on(self._http, "POST", "/prompt", {"prompt": graph})
+        answer = self._ask(graph)
         read_at = time.perf_counter()
         (image,) = json.loads(answer)["images"]
         file = base64.b64decode(image)
@@ -149,14 +151,31 @@ class Through:
         """End the connection."""
         self._http.close()
 
+    def _ask(self, graph: Graph, headers: Mapping[str, str] = MappingProxyType({})) -> bytes:
+        return asked_on(self._http, "POST", "/prompt", {"prompt": graph}, headers)
 
-WAYS = {"direct": Direct, "function": Through}
+
+class File(Through):
+    """A client of the function that asks for the file alone."""
+
+    def run(self, graph: Graph) -> bytes:
+        """Run a graph that saves one file; the file."""
+        return self._ask(graph, {"Accept": "image/png"})
 
 
-def asked_on(connection: http.client.HTTPConnection, method: str, path: str, body: object = None) -> bytes:
+WAYS = {"direct": Direct, "function": Through, "file": File}
+
+
+def asked_on(
+    connection: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    body: object = None,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> bytes:
     """One request on a kept connection; anything but 200 ends the benchmark."""
     content = None if body is None else json.dumps(body).encode()
-    connection.request(method, path, content, {"Content-Type": "application/json"} if content else {})
+    connection.request(method, path, content, {**headers, **({"Content-Type": "application/json"} if content else {})})
     answer = connection.getresponse()
     data = answer.read()
     if answer.status != http.client.OK:
@@ -208,10 +227,13 @@ def noise(number: int, way: str) -> Graph:
 
 
 def graph(number: int, way: str, class_type: str, inputs: dict[str, Any]) -> Graph:
-    """A picture that is saved, each in a folder of its own: SaveImage lists the folder that it saves to."""
+    """A picture that is saved, each in a folder of its own: SaveImage lists the folder that it saves to.
+
+    The engine's cache knows the same picture of another way apart by an input that no node declares.
+    """
     prefix = f"direct-{number}/picture" if way == "direct" else "picture"
     return {
-        "picture": {"class_type": class_type, "inputs": inputs},
+        "picture": {"class_type": class_type, "inputs": inputs | {"way": way}},
         "save": {"class_type": "SaveImage", "inputs": {"images": ["picture", 0], "filename_prefix": prefix}},
     }
 
@@ -233,13 +255,13 @@ def prepare_noise(place: Place, width: int, height: int, numbers: range) -> None
 
 @dataclass(frozen=True)
 class Times:
-    """What runs took, in pairs.
+    """What runs took, in rounds of one each way.
 
     Attributes:
         seconds: Of each run, by way.
-        decoding_seconds: Of that, what the client of the function does with the answer: JSON and base64.
+        decoding_seconds: Of `function`, what the client does with the answer: JSON and base64.
         size_bytes: Of a file.
-        cpu_seconds: Of the function's process, for one run: what a loaded machine changes least.
+        cpu_seconds: Of the function's process, for one run through it: what a loaded machine changes least.
     """
 
     seconds: dict[str, list[float]]
@@ -249,19 +271,29 @@ class Times:
 
     def row(self, engine: str, name: str) -> str:
         """The table's line."""
-        median = {way: 1e3 * statistics.median(values) for way, values in self.seconds.items()}
-        late = {way: 1e3 * statistics.quantiles(values, n=20)[-1] for way, values in self.seconds.items()}
-        cells = [f"{median[way]:.1f} ({late[way]:.1f})" for way in WAYS]
-        added, added_late = (quantile["function"] - quantile["direct"] for quantile in (median, late))
-        size = f"{self.size_bytes / 1e6:.3g} MB"
-        runs = len(self.seconds["direct"])
+        cells = [engine, f"{name}, {self.size_bytes / 1e6:.3g} MB"]
+        cells.append(to_cell(self._median("direct"), self._late("direct")))
+        for way in ("function", "file"):
+            added = self._median(way) - self._median("direct"), self._late(way) - self._late("direct")
+            cells += [to_cell(self._median(way), self._late(way)), to_cell(*added)]
         decoding = 1e3 * statistics.median(self.decoding_seconds)
-        figures = [f"{added:.1f} ({added_late:.1f})", f"{decoding:.1f}", f"{1e3 * self.cpu_seconds:.1f}", str(runs)]
-        return f"| {' | '.join([engine, f'{name}, {size}', *cells, *figures])} |\n"
+        cells += [f"{decoding:.1f}", f"{1e3 * self.cpu_seconds:.1f}", str(len(self.seconds["direct"]))]
+        return f"| {' | '.join(cells)} |\n"
+
+    def _median(self, way: str) -> float:
+        return 1e3 * statistics.median(self.seconds[way])
+
+    def _late(self, way: str) -> float:
+        return 1e3 * statistics.quantiles(self.seconds[way], n=20)[-1]
+
+
+def to_cell(median: float, late: float) -> str:
+    """Two figures in ms."""
+    return f"{median:.1f} ({late:.1f})"
 
 
 def in_turn(place: Place, make: Make, numbers: range) -> Times:
-    """Run one request after the other, each number both ways; which way goes first is drawn."""
+    """Run one request after the other, each number every way; which way goes first is drawn."""
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     decoding: list[float] = []
     with ExitStack() as closing_all:
@@ -275,17 +307,16 @@ def in_turn(place: Place, make: Make, numbers: range) -> Times:
                 files[way] = clients[way].run(wanted)
                 seconds[way].append(time.perf_counter() - started)
             decoding.append(clients["function"].decoding_seconds)
-            check_same(files["direct"], files["function"])
+            check_same(files.values())
         cpu = cpu_seconds_of(place.worker_pid) - cpu
     warm = {way: values[WARM_RUNS:] or values for way, values in seconds.items()}
-    return Times(warm, decoding, len(files["function"]), cpu / len(numbers))
+    return Times(warm, decoding, len(files["function"]), cpu / (len(WAYS) - 1) / len(numbers))
 
 
-def check_same(one: bytes, other: bytes) -> None:
-    """Both ways gave the same picture: pixels, because the file names the graph that made it."""
-    pictures = [Image.open(io.BytesIO(data)).tobytes() for data in (one, other)]
-    if pictures[0] != pictures[1]:
-        raise RuntimeError("the two ways gave different pictures")
+def check_same(files: Iterable[bytes]) -> None:
+    """All ways gave the same picture: pixels, because the file names the graph that made it."""
+    if len({Image.open(io.BytesIO(data)).tobytes() for data in files}) != 1:
+        raise RuntimeError("the ways gave different pictures")
 
 
 def side_by_side(place: Place, way: str, number: int) -> float:
@@ -308,10 +339,10 @@ def side_by_side(place: Place, way: str, number: int) -> float:
 
 def rates(place: Place, rounds: int) -> dict[str, list[float]]:
     """Runs per second by way, in rounds."""
-    found: dict[str, list[float]] = {way: [] for way in WAYS}
+    found: dict[str, list[float]] = {way: [] for way in ("direct", "function")}
     numbers = itertools.count(1_000_000, CLIENTS * RUNS_PER_CLIENT)
     for _ in range(rounds):
-        for way in random.sample(list(WAYS), len(WAYS)):
+        for way in random.sample(list(found), len(found)):
             found[way].append(side_by_side(place, way, next(numbers)))
     return found
 
@@ -331,8 +362,8 @@ def table(place: Place, runs: int) -> str:
     """Measure everything; Markdown."""
     engine = place.engine
     lines = [
-        "| engine | picture | direct, ms (p95) | function, ms (p95) | added, ms (p95) | decoding | CPU, ms | runs |\n",
-        "|---|---|---|---|---|---|---|---|\n",
+        "| engine | picture | direct, ms (p95) | JSON | added | file | added | decoding | CPU | runs |\n",
+        f"{'|---' * 10}|\n",
         in_turn(place, flat, range(runs + WARM_RUNS)).row(engine, "64x64"),
     ]
     found = rates(place, rounds=5)

@@ -99,7 +99,8 @@ def _answer(answer: Answer) -> dict[str, Any]:
     members: dict[str, Any] = {"description": answer.text, "headers": _headers(answer.headers)}
     if answer.media_type:
         schema = _schema(answer.schema) if answer.schema else {}
-        members["content"] = {answer.media_type: {"schema": schema}}
+        files: dict[str, Any] = {media_type: {} for media_type in answer.file_types}
+        members["content"] = {answer.media_type: {"schema": schema}} | files
     if answer.links:
         parameters = {"job_id": "$response.body#/job_id"}
         members["links"] = {name: {"operationId": name, "parameters": parameters} for name in answer.links}

@@ -29,6 +29,7 @@ class Answer:
         text: When it comes.
         schema: Of its JSON; None for another media type, or for none.
         media_type: "" for an answer without a body.
+        file_types: Media types that it has where the request's `Accept` prefers them.
         headers: What its headers say beside those of every answer.
         links: Ids of operations that take the `job_id` of its body.
     """
@@ -36,6 +37,7 @@ class Answer:
     text: str
     schema: type[BaseModel] | dict[str, Any] | None = None
     media_type: str = _JSON
+    file_types: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     links: tuple[str, ...] = ()
 
@@ -105,7 +107,12 @@ _ACCEPTED = Answer(
     headers={"Location": "Where to ask for the job.", "Preference-Applied": "`respond-async`."},
     links=("get_jobs_job_id", "get_jobs_job_id_events", "post_jobs_job_id_cancel"),
 )
-_RUNS = {200: Answer("Done; the files are in it.", answers.PromptAnswer), 202: _ACCEPTED}
+_DONE = Answer(
+    "Done; the files are in it. A single file is the answer itself where `Accept` prefers its media type.",
+    answers.PromptAnswer,
+    file_types=("image/*", "video/*", "audio/*", "application/octet-stream"),
+)
+_RUNS = {200: _DONE, 202: _ACCEPTED}
 _RUN_ERRORS = (400, 409, 413, 415, 422, 429, 501, 502, 503, 504)
 _EVENT = {"type": ["object", "array"], "description": "A CloudEvent of any mode, or a notice of an upload."}
 _EVENT_TYPES = (_JSON, "application/cloudevents+json")

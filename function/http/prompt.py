@@ -1,4 +1,4 @@
-"""`POST /prompt`: run a workflow and get the files in the answer, as clients of comfyui-api do."""
+"""`POST /prompt`: run a workflow and get the files in the answer, as clients of comfyui-api do, or just the file."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 
     from flask import Request, Response
 
-    from function.job import Job, JobResult
+    from function.job import Job, JobResult, Output
     from function.lifecycle import Function
+
+_JSON = "application/json"
 
 
 def run(function: Function, request: Request) -> Response:
     """Run one workflow to its end; nothing is stored, the answer carries every output file in base64.
 
+    A single file is the answer itself where `Accept` prefers its media type to JSON (RFC 9110, section 12.5.1).
     With a webhook, an upload that nobody waits for, or `Prefer: respond-async`, the answer is 202 at once. Such a job
     is stored, and so is one with an `Idempotency-Key`.
     """
@@ -57,9 +60,20 @@ def answer(function: Function, request: Request, job: Job, *, warnings: list[str
         said = {"warnings": warnings} if warnings else {}
         return accepted(job, **request_members(job), status="ok", **said)
     result = _ended(function, job, request)
+    if file := _preferred_file(request, job, result):
+        return to_response(file.data or b"", headers={"Content-Type": file.media_type})
     files = [output.data or b"" for output in result.outputs]
     document = to_document(job, result, files, warnings=warnings)
-    return to_response(document, headers={"Content-Type": "application/json"})
+    return to_response(document, headers={"Content-Type": _JSON})
+
+
+def _preferred_file(request: Request, job: Job, result: JobResult) -> Output | None:
+    """The job's only file, if its sender would rather have that than a document around it."""
+    if job.upload or len(result.outputs) != 1:
+        return None
+    (output,) = result.outputs
+    preferred = request.accept_mimetypes.best_match([_JSON, output.media_type], default=_JSON)
+    return output if preferred == output.media_type else None
 
 
 def _ended(function: Function, job: Job, request: Request) -> JobResult:

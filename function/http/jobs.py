@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from function.errors import InvalidRequestError, JobMissingError
 from function.http.bodies import parse_json, read_body
-from function.http.responses import json_response
+from function.http.responses import check_json, json_response
 from function.http.submitting import accepted, identify
 from function.job import JOB_ID, parse_job_document
 from function.jobs.manifest import to_manifest, to_timestamp
@@ -24,6 +24,7 @@ _MAX_PAGE = 100
 
 def submit(function: Function, request: Request) -> Response:
     """Record the job of a job document and answer 202 at once."""
+    check_json(request)
     with function.admitted():
         body = read_body(request, max_bytes=function.settings.max_body_bytes)
         job_id, digest = identify(request, body)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from function.credentials import parse_credentials
 from function.errors import InvalidRequestError
 from function.http.bodies import parse_json, read_body
-from function.http.responses import json_response
+from function.http.responses import check_json, json_response
 from function.job import validated
 from function.models.listing import list_models, model_folders, modern_folder
 from function.sources import is_url, parse_source_url
@@ -49,6 +49,7 @@ def show(function: Function, _request: Request) -> Response:
 
 def download(function: Function, request: Request) -> Response:
     """Bring one model into the cache: 200 when it is there, or 202 at once, and the log says how it ended."""
+    check_json(request)
     body = read_body(request, max_bytes=min(_MAX_BODY_BYTES, function.settings.max_body_bytes))
     wanted = validated(DownloadRequest, parse_json(body))
     reference = _reference(function, wanted)

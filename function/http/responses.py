@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 def check_json(request: Request) -> None:
     """Refuse a request that does not say that its body is JSON, before the body is read.
 
+    A browser lets any page send a form or plain text anywhere without asking, but not JSON.
+
     Raises:
         UnsupportedMediaTypeError: It says something else, or nothing.
     """

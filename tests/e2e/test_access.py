@@ -142,6 +142,16 @@ def test_a_page_may_ask_before_it_sends(function: FunctionProcess) -> None:
     assert "access-control-allow-credentials" not in answer.headers
 
 
+@pytest.mark.parametrize("path", ["/prompt", "/workflow/x", "/jobs", "/download", "/interrupt"])
+@pytest.mark.parametrize("media_type", [None, "text/plain", "application/x-www-form-urlencoded"])
+def test_what_any_page_may_send_without_asking_is_refused(
+    function: FunctionProcess, path: str, media_type: str | None
+) -> None:
+    """A browser sends these to a function on a laptop whoever's page it shows."""
+    headers = bearer(TOKENS[0]) | ({"Content-Type": media_type} if media_type else {})
+    assert ask(function, "POST", path, headers).status == 415
+
+
 @pytest.mark.parametrize(
     ("path", "status"), [("/jobs", 200), (f"/jobs/{'0' * 32}", 404), ("/nothing", 404), ("/prompt", 405)]
 )

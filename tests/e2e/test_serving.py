@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import selectors
 import signal
 import socket
 import time
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from tests.support.function_process import FunctionFactory, FunctionProcess
 
 THREADS = 10 + MAX_STREAMS + 8  # ADMIT_LIMIT's default, streams, and the spare threads
+PIPELINED = 2000
+READ_AHEAD = 8192 // 35  # requests that gunicorn reads at a time
 
 
 def start_slow_job(function: FunctionProcess, event_id: str = "slow", blurs: int = 12) -> Background:
@@ -64,6 +67,30 @@ def test_probes_and_metrics_answer_while_a_job_runs(function_factory: FunctionFa
     assert [answer.status for answer in answers] == [200, 200, 200]
     assert b"comfyfn_jobs_admitted 1.0" in answers[2].body
     assert call.join().json["type"] == JOB_COMPLETED
+
+
+def test_clients_that_never_pause_leave_a_thread_to_others(function: FunctionProcess) -> None:
+    """As many connections as there are threads, each with a thousand requests on its way: a probe passes them."""
+    request = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    answered: dict[socket.socket, int] = {}
+    with ExitStack() as closing, selectors.DefaultSelector() as selector:
+
+        def read() -> None:
+            for key, _ in selector.select(0.1):
+                answered[key.fileobj] += key.fileobj.recv(65_536).count(b"HTTP/1.1 200")
+
+        for _ in range(THREADS):
+            connection = closing.enter_context(socket.create_connection(("127.0.0.1", function.port), 60))
+            connection.sendall(request * PIPELINED)
+            selector.register(connection, selectors.EVENT_READ)
+            answered[connection] = 0
+        while not all(answered.values()):
+            read()
+        probe = Background(lambda: function.get("/health"))
+        while probe.running:
+            read()
+        assert probe.join().status == 200
+        assert max(answered.values()) < PIPELINED - READ_AHEAD
 
 
 def test_probes_answer_under_a_flood_of_four_times_as_many_requests_as_threads(

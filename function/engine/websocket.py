@@ -24,7 +24,7 @@ class WebSocket:
     """One connection of a client; `websockets` speaks the protocol, only the bytes are moved here.
 
     Pings of the other side are answered while messages are read; none are sent but by `ping`. It connects directly,
-    whatever proxy the environment names. Every method raises OSError when the connection is lost.
+    whatever proxy the environment names. Every method raises OSError or WebSocketException when the connection is lost.
 
     Args:
         url: `ws://host:port/path`.
@@ -118,6 +118,7 @@ class WebSocket:
 
     def _read(self, deadline: float, *, waiting: bool = True) -> None:
         """Take what comes next, or raise what `socket.recv` raises."""
+        self._check_open()
         left_seconds = deadline - self._clock()
         if left_seconds <= 0:
             raise TimeoutError("nothing came in time")
@@ -130,7 +131,11 @@ class WebSocket:
             if isinstance(event, Frame):
                 self._take(event)
         self._flush()
-        if not self._messages and self._protocol.state in {State.CLOSING, State.CLOSED}:
+        if not self._messages:
+            self._check_open()
+
+    def _check_open(self) -> None:
+        if self._protocol.state in {State.CLOSING, State.CLOSED}:
             raise ConnectionResetError("the connection was closed")
 
     def _take(self, frame: Frame) -> None:

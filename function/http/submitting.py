@@ -97,7 +97,7 @@ def read_job(
         preloads=preloads,
         credentials=credentials,
         convert_output=wanted.conversion,
-        upload=None if ignored or target is None else with_credentials(target, credentials),
+        upload=None if ignored or target is None else with_credentials(target, credentials, settings),
         request=_shown(wanted, target) | (shown or {}),
     )
     return job, ["the upload is ignored, because webhook gets the files"] * ignored

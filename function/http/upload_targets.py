@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from function.credentials import parse_url_with_login
+from function.credentials import carried, find_credential, parse_url_with_login
 from function.errors import InputRefusedError, InvalidRequestError
 from function.handover import UploadTarget
 from function.sources import check_allowed, parse_source_url
 from function.storage.objects import is_key
 
 if TYPE_CHECKING:
+    from function.config import Settings
     from function.credentials import UrlCredential
     from function.http.prompt_request import ClientRequest, HttpUpload, S3Upload
-    from function.sources import AllowedUrls
+    from function.sources import AllowedUrls, SourceUrl
 
 _BLOCKS = ("s3", "hf_upload", "azure_blob_upload", "http_upload")
 
@@ -42,11 +43,11 @@ def parse_upload(wanted: ClientRequest, allow: tuple[AllowedUrls, ...]) -> tuple
     return None, False
 
 
-def with_credentials(target: UploadTarget, credentials: tuple[UrlCredential, ...]) -> UploadTarget:
+def with_credentials(target: UploadTarget, credentials: tuple[UrlCredential, ...], settings: Settings) -> UploadTarget:
     """The target with those of a request's credentials that are meant for it, before a password in its URL.
 
     Raises:
-        InvalidRequestError: It is a bucket.
+        InvalidRequestError: It is a bucket, or the credentials that are found for it would go over plain http.
     """
     url = parse_source_url(target.url_of("output.png"))
     meant = tuple(credential for credential in credentials if credential.matches(url))
@@ -55,7 +56,19 @@ def with_credentials(target: UploadTarget, credentials: tuple[UrlCredential, ...
             "s3: uploads to a bucket are made with the function's own account; credentials are for http_upload",
             details={"location": "credentials"},
         )
-    return replace(target, credentials=(*meant, *target.credentials))
+    target = replace(target, credentials=(*meant, *target.credentials))
+    if not target.is_s3:
+        _check_carried(target, url, settings)
+    return target
+
+
+def _check_carried(target: UploadTarget, url: SourceUrl, settings: Settings) -> None:
+    """Refuse before the run what would be refused after it."""
+    credential = find_credential((*target.credentials, *settings.model_url_credentials), url)
+    try:
+        carried(url, credential, over_http=settings.allow_private_networks, what=url.origin)
+    except InputRefusedError as error:
+        raise InvalidRequestError(error.message, details={"location": "http_upload"}) from None
 
 
 def _s3_target(block: S3Upload, allow: tuple[AllowedUrls, ...]) -> UploadTarget:

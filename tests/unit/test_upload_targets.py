@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from function.config import read_settings
 from function.credentials import parse_credentials
 from function.errors import InvalidRequestError
 from function.handover import UploadTarget
@@ -15,6 +18,7 @@ from function.http.upload_targets import parse_upload, with_credentials
 from function.sources import parse_allow_list
 
 ALLOW = parse_allow_list("s3://exports, s3://shared/team/out, https://files.example/in, http://cache.local:8080")
+SETTINGS = read_settings({})
 
 
 def parsed(**blocks: Any) -> tuple[str, bool]:
@@ -80,13 +84,33 @@ def test_credentials_of_a_request_go_to_their_target_only() -> None:
     given = parse_credentials(
         [{"url_pattern": "https://other/**", "auth": auth}, {"url_pattern": "https://files.example/**", "auth": auth}]
     )
-    target = with_credentials(UploadTarget("https://files.example/in/"), given)
+    target = with_credentials(UploadTarget("https://files.example/in/"), given, SETTINGS)
     assert target.credentials == given[1:]
     everywhere = parse_credentials(
         [{"url_pattern": "s3://**", "auth": {"type": "s3", "access_key_id": "a", "secret_access_key": "b"}}]
     )
     with pytest.raises(InvalidRequestError, match="own account"):
-        with_credentials(UploadTarget("s3://exports/"), everywhere)
+        with_credentials(UploadTarget("s3://exports/"), everywhere, SETTINGS)
+
+
+def test_credentials_over_plain_http_are_refused_before_the_run() -> None:
+    """Those of the request, of the URL, and of the settings; ALLOW_PRIVATE_NETWORKS lets them go."""
+    auth = {"type": "bearer", "token": "t0ken"}
+    pattern = {"url_pattern": "http://cache.local:8080/**", "auth": auth}
+    plain = UploadTarget("http://cache.local:8080/")
+    (own,) = given = parse_credentials([pattern])
+    operators = read_settings({"MODEL_URL_CREDENTIALS": json.dumps([pattern])})
+    for target, credentials, settings in (
+        (plain, given, SETTINGS),
+        (replace(plain, credentials=given), (), SETTINGS),
+        (plain, (), operators),
+    ):
+        with pytest.raises(InvalidRequestError, match="by https only") as error:
+            with_credentials(target, credentials, settings)
+        assert error.value.details == {"location": "http_upload"}
+    assert with_credentials(plain, (), SETTINGS) == plain
+    trusting = read_settings({"ALLOW_PRIVATE_NETWORKS": "true"})
+    assert with_credentials(plain, given, trusting).credentials == (own,)
 
 
 def test_a_password_in_a_url_is_basic_authentication() -> None:

@@ -159,13 +159,20 @@ class Engine:
 
     def _attempt(self, run_in: _RunIn, deadline: float, cancellation: Cancellation) -> EngineRun:
         for _ in range(_CONNECT_TRIES):
-            state = self._supervisor.wait_ready(deadline)
+            state = self._ready(deadline, cancellation)
             try:
                 return self._run_once(state, run_in, deadline, cancellation)
             except NotConnectedError:  # it has just died, and the supervisor is about to notice
                 time.sleep(_CONNECT_PAUSE_SECONDS)
         self._replace(state, "it takes no connection")
-        return self._run_once(self._supervisor.wait_ready(deadline), run_in, deadline, cancellation)
+        return self._run_once(self._ready(deadline, cancellation), run_in, deadline, cancellation)
+
+    def _ready(self, deadline: float, cancellation: Cancellation) -> EngineState:
+        try:
+            return self._supervisor.wait_ready(deadline, wanted=lambda: cancellation.reason is None)
+        except EngineUnavailableError:
+            cancellation.check()
+            raise
 
     def _run_once(self, state: EngineState, run_in: _RunIn, deadline: float, cancellation: Cancellation) -> EngineRun:
         cancellation.check()

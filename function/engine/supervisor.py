@@ -41,6 +41,7 @@ START_BUDGET = 5
 
 _FAILED_STARTS_TO_GIVE_UP = 3
 _POLL_SECONDS = 0.02  # between two probes of an engine that is not ready yet
+_WANTED_SECONDS = 0.1  # between two looks whether somebody still waits for the engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,17 +204,19 @@ class Supervisor:
             self._observers.append(on_state)
             on_state(self._state)
 
-    def wait_ready(self, deadline: float) -> EngineState:
+    def wait_ready(self, deadline: float, *, wanted: Callable[[], bool] = lambda: True) -> EngineState:
         """Wait until the engine answers.
 
         Args:
             deadline: Monotonic seconds.
+            wanted: Whether to wait on; asked again and again.
 
         Raises:
             EngineUnavailableError: It does not in time, ended several times before it ever answered, or is stopped.
         """
         with self._changed:
-            self._changed.wait_for(self._settled, timeout=max(0.0, deadline - self._clock()))
+            while not self._settled() and self._clock() < deadline and wanted():
+                self._changed.wait(min(_WANTED_SECONDS, deadline - self._clock()))
             if self._state.ready:
                 return self._state
             raise EngineUnavailableError(f"the engine is not ready: {self._state.error or 'it is still starting'}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -139,6 +140,21 @@ def test_run_cancelled_before_it_began(start: Callable[..., Engine], metrics: Me
     with pytest.raises(DrainingError):
         start().run(WORKFLOW, deadline=soon(), cancellation=cancellation)
     assert metrics.registry.get_sample_value("comfyfn_engine_run_seconds_count") == 0
+
+
+def test_a_run_that_waits_for_the_boot_is_cancelled(tmp_path: Path, metrics: Metrics) -> None:
+    """At once, not when the engine at last answers."""
+    command = EngineCommand(argv=(sys.executable, "-c", "import time; time.sleep(60)"), cwd=tmp_path)
+    supervisor, cancellation = Supervisor(command), Cancellation()
+    supervisor.start()
+    threading.Timer(0.2, cancellation.cancel, [DrainingError("the pod is shutting down")]).start()
+    deadline = time.monotonic() + 40
+    try:
+        with pytest.raises(DrainingError):
+            Engine(supervisor, metrics=metrics).run(WORKFLOW, deadline=deadline, cancellation=cancellation)
+    finally:
+        supervisor.stop()
+    assert time.monotonic() < deadline
 
 
 def test_out_of_memory_is_tried_once_more(start: Callable[..., Engine], metrics: Metrics) -> None:

@@ -114,7 +114,7 @@ class Admission:
             DrainingError: The pod is shutting down.
         """
         with self._lock:
-            self._refuse_when_draining()
+            self.refuse_when_draining()
             if self._admitted >= self._limit:
                 raise QueueFullError(f"{self._limit} jobs are waiting or running in this pod (ADMIT_LIMIT)")
             self._admitted += 1
@@ -133,11 +133,13 @@ class Admission:
         on_position: Callable[[int], None],
         cancellation: Cancellation,
         interactive: bool = False,
+        since: float | None = None,
     ) -> Iterator[None]:
         """Wait for the GPU and hold it.
 
         Args:
             deadline: Monotonic seconds.
+            since: When the job came, which is its place in the queue; None: now.
             on_position: Called with the number of jobs before this one when it changes, in the thread that changes it;
                 it must be quick.
             cancellation: Ends the wait; whoever sets it calls `look_again`. It does not end the turn.
@@ -148,7 +150,8 @@ class Admission:
             RetryableError: The deadline passed while the job waited.
             ComfyfnError: The reason of the cancellation.
         """
-        ticket = _Ticket(interactive=interactive, since=self._clock(), on_position=on_position, lock=self._lock)
+        since = self._clock() if since is None else since
+        ticket = _Ticket(interactive=interactive, since=since, on_position=on_position, lock=self._lock)
         with self._lock:
             self._waiting.append(ticket)
             try:
@@ -165,7 +168,7 @@ class Admission:
 
     def _await_turn(self, ticket: _Ticket, deadline: float, cancellation: Cancellation) -> None:
         while True:
-            self._refuse_when_draining()
+            self.refuse_when_draining()
             cancellation.check()
             if self._holder is ticket:
                 return
@@ -205,7 +208,8 @@ class Admission:
         for ticket in self._waiting:
             ticket.called.notify()
 
-    def _refuse_when_draining(self) -> None:
+    def refuse_when_draining(self) -> None:
+        """Raise DrainingError if the pod is shutting down."""
         if self._draining:
             raise DrainingError("this pod is shutting down; another one takes the job", retry_after_seconds=1)
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from function.clients import ClientWatch
     from function.job import Job, JobResult
     from function.jobs.service import Jobs
-    from function.pipeline import Line
-    from function.telemetry import Metrics
+    from function.pipeline import Line, PreparedJob
+    from function.telemetry import Metrics, OnProgress
 
 _log = logging.getLogger("comfyfn")
 
@@ -159,24 +159,44 @@ class JobHandler:
         def on_position(before: int) -> None:
             on_progress(Progress("queued", 0.0, f"{before} before it"))
 
+        def on_preparation(progress: Progress) -> None:
+            tracked.waiting.check()
+            self._admission.refuse_when_draining()
+            on_progress(progress)
+
         line = self._line()
-        try:
-            checked = line.check(job)
-        except JobFailedError as error:
-            if job.stored:
-                return self._jobs().records.fail(job.job_id, error)
-            raise
+        with ExitStack() as holding:
+            try:
+                prepared = holding.enter_context(self._prepared(line, job, deadline, on_preparation))
+            except JobCancelledError:
+                raise
+            except JobFailedError as error:
+                if not job.stored:
+                    raise
+                return line.refuse_job(job, error, tracked.waiting, new=new)
+            gpu = self._admission.turn(
+                deadline=deadline,
+                on_position=on_position,
+                cancellation=tracked.waiting,
+                interactive=job.interactive,
+                since=started,
+            )
+            with ExitStack() as on_gpu:
+                on_gpu.enter_context(gpu)
+                on_gpu.callback(line.engine.recycle)
+                self._running = tracked.running = Cancellation() if job.stored else tracked.waiting
+                turn = Turn(deadline, tracked.running, on_progress, on_gpu.close)
+                return line.run_job(prepared, turn, new=new)
+
+    @contextmanager
+    def _prepared(self, line: Line, job: Job, deadline: float, on_progress: OnProgress) -> Iterator[PreparedJob]:
+        """What can be done before it is the job's turn: inputs, and models too where others are before it."""
+        checked = line.check(job)
         if self._admission.depth > 1:
             with suppress(ComfyfnError):  # the job says the same when its turn comes
                 line.prefetch(checked)
-        gpu = self._admission.turn(
-            deadline=deadline, on_position=on_position, cancellation=tracked.waiting, interactive=job.interactive
-        )
-        with ExitStack() as holding:
-            holding.enter_context(gpu)
-            holding.callback(line.engine.recycle)
-            self._running = tracked.running = Cancellation() if job.stored else tracked.waiting
-            return line.run_job(checked, Turn(deadline, tracked.running, on_progress, holding.close), new=new)
+        with line.prepared(checked, deadline=deadline, on_progress=on_progress) as prepared:
+            yield prepared
 
     def cancel(self, job_id: str) -> None:
         """End a job wherever it is: one that another pod runs ends at that pod's next sign of life.

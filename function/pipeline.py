@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,14 +17,16 @@ from function.models.references import localise_models, stamp_loaders
 from function.outputs.files import OutputFolder, converter_of
 from function.outputs.inline import InlineOutputs
 from function.outputs.stored import StoredOutputs
+from function.telemetry import ignore_progress
 from function.validation.check import check_workflow
 from function.workflow import confine_outputs, parse_workflow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from function.admission import Turn
+    from function.cancellation import Cancellation
     from function.engine.catalogue import NodeCatalogue
     from function.engine.engine import Engine
     from function.gpu import NvmlReader
@@ -59,6 +62,23 @@ class CheckedJob:
 
 
 @dataclass(frozen=True, slots=True)
+class PreparedJob:
+    """A job whose input files are there.
+
+    Attributes:
+        checked: The job.
+        workflow: Its graph as the engine can run it once its models are there.
+        models: Those that it names.
+        seconds: What preparing it took.
+    """
+
+    checked: CheckedJob
+    workflow: Workflow
+    models: tuple[ModelRef, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     """What jobs run on; all of it belongs to the process."""
 
@@ -90,9 +110,46 @@ class Line:
         check_workflow(without_lists(workflow), self.policy, definitions)
         return CheckedJob(job, workflow, definitions)
 
-    def run_job(self, checked: CheckedJob, turn: Turn, *, new: bool) -> JobResult:
+    @contextmanager
+    def prepared(self, checked: CheckedJob, *, deadline: float, on_progress: OnProgress) -> Iterator[PreparedJob]:
+        """Bring a job's input files before it is its turn on the GPU; they are there until the context closes.
+
+        Args:
+            checked: The job, from `check`.
+            deadline: Monotonic seconds.
+            on_progress: Told in this thread; what it raises ends the preparation.
+
+        Raises:
+            JobFailedError: Naming what can't be had.
+            StorageUnavailableError: One of our stores does not answer.
+        """
+        started = time.monotonic()
+        models = _references(checked, self)
+        with staged_inputs(
+            localise_models(checked.workflow, models),
+            checked.job,
+            self.inputs,
+            deadline=deadline,
+            on_progress=on_progress,
+            definitions=self.catalogue.definitions,
+        ) as workflow:
+            yield PreparedJob(checked, workflow, models, time.monotonic() - started)
+
+    def run_job(self, prepared: PreparedJob, turn: Turn, *, new: bool) -> JobResult:
         """Run one job that has the GPU; see the function of this name."""
-        return run_job(checked, self, turn, new=new)
+        return run_job(prepared, self, turn, new=new)
+
+    def refuse_job(self, job: Job, error: JobFailedError, cancellation: Cancellation, *, new: bool) -> JobResult:
+        """End a stored job that can't be run: as an attempt, because another pod may be at it.
+
+        Raises:
+            RetryableError: Another pod is at it, or storage does not answer.
+        """
+
+        def work(attempt: int, _on_progress: OnProgress) -> JobResult:
+            return failed_result(job, attempt, error, finished_at=to_timestamp(utc_now()))
+
+        return run_attempt(self.records, job, work, new=new, cancellation=cancellation, on_progress=ignore_progress)
 
     def prefetch(self, checked: CheckedJob) -> None:
         """Begin to bring the models of a job that waits for the GPU.
@@ -113,12 +170,18 @@ class Line:
 
 
 class Stopwatch:
-    """Seconds from one stage's end to the next."""
+    """Seconds from one stage's end to the next.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        laps: Stages that ended before.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, laps: Mapping[str, float], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._started = self._last = clock()
-        self.laps: dict[str, float] = {}
+        self._last = clock()
+        self._started = self._last - sum(laps.values())
+        self.laps = {stage: round(seconds, 3) for stage, seconds in laps.items()}
 
     def lap(self, stage: str) -> None:
         """End a stage now."""
@@ -131,14 +194,14 @@ class Stopwatch:
         return {**self.laps, "total": round(self._clock() - self._started, 3)}
 
 
-def run_job(checked: CheckedJob, line: Line, turn: Turn, *, new: bool) -> JobResult:
+def run_job(prepared: PreparedJob, line: Line, turn: Turn, *, new: bool) -> JobResult:
     """Run one job that has the GPU, from its claim to its result.
 
     A stored job that can't succeed ends in a failed result with a manifest; of a job that stores nothing the error
     is raised. A retryable error is raised always and leaves no manifest; the attempt is handed back.
 
     Args:
-        checked: The job, from `Line.check`.
+        prepared: The job, from `Line.prepared`.
         line: What it runs on.
         turn: What ends it, and who is told.
         new: Whether nobody is known to have claimed it.
@@ -147,13 +210,13 @@ def run_job(checked: CheckedJob, line: Line, turn: Turn, *, new: bool) -> JobRes
         JobFailedError: The job stores nothing and can't succeed.
         RetryableError: The job may succeed later or on another pod.
     """
-    job, watch = checked.job, Stopwatch()
+    job, watch = prepared.checked.job, Stopwatch({"inputs": prepared.seconds})
     if not job.stored:
-        return _attempt(checked, line, turn, 1, watch)
+        return _attempt(prepared, line, turn, 1, watch)
 
     def work(attempt: int, on_attempt: OnProgress) -> JobResult:
         try:
-            return _attempt(checked, line, replace(turn, on_progress=on_attempt), attempt, watch)
+            return _attempt(prepared, line, replace(turn, on_progress=on_attempt), attempt, watch)
         except JobFailedError as error:
             finished_at = to_timestamp(utc_now())
             return failed_result(job, attempt, error, finished_at=finished_at, timings=watch.timings())
@@ -166,34 +229,24 @@ def _references(checked: CheckedJob, line: Line) -> tuple[ModelRef, ...]:
     return line.lookup.references(checked.workflow, job.preloads, credentials=job.credentials)
 
 
-def _attempt(checked: CheckedJob, line: Line, turn: Turn, attempt: int, watch: Stopwatch) -> JobResult:
-    def on_preparation(progress: Progress) -> None:
+def _attempt(prepared: PreparedJob, line: Line, turn: Turn, attempt: int, watch: Stopwatch) -> JobResult:
+    def on_models(progress: Progress) -> None:
         turn.cancellation.check()
         turn.on_progress(progress)
 
-    job, workflow = checked.job, checked.workflow
-    if line.catalogue.definitions is not checked.definitions:
+    job = prepared.checked.job
+    if line.catalogue.definitions is not prepared.checked.definitions:
         line.check(job)
-    references = _references(checked, line)
     converter = converter_of(line.output_dir, job.job_id, job.convert_output)
     folder = OutputFolder(line.output_dir, job.job_id, view=line.engine.view, converter=converter)
-    with line.models.ensure(references, deadline=turn.deadline, on_progress=on_preparation) as etags:
+    with line.models.ensure(prepared.models, deadline=turn.deadline, on_progress=on_models) as etags:
         watch.lap("models")
         with (
-            staged_inputs(
-                stamp_loaders(localise_models(workflow, references), etags),
-                job,
-                line.inputs,
-                deadline=turn.deadline,
-                on_progress=on_preparation,
-                definitions=line.catalogue.definitions,
-            ) as staged,
             folder.removed_at_the_end(),
             _collector(job, line, folder, attempt, turn.on_progress) as collector,
         ):
-            watch.lap("inputs")
             run = line.engine.run(
-                confine_outputs(staged, job.job_id),
+                confine_outputs(stamp_loaders(prepared.workflow, etags), job.job_id),
                 deadline=turn.deadline,
                 cancellation=turn.cancellation,
                 on_progress=turn.on_progress,

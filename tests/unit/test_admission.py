@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -38,23 +38,26 @@ class Queue:
         self.positions: dict[str, list[int]] = {}
         self._threads: list[threading.Thread] = []
 
-    def join(self, name: str, *, interactive: bool = False, cancellation: Cancellation | None = None) -> None:
+    def join(
+        self,
+        name: str,
+        *,
+        interactive: bool = False,
+        cancellation: Cancellation | None = None,
+        since: float | None = None,
+    ) -> None:
         """Start a job and wait until it is in the queue."""
         self.positions[name] = []
         waiting = len(self.admission._waiting)
-        thread = threading.Thread(target=self._run, args=(name, interactive, cancellation or Cancellation()))
+        arguments = {"interactive": interactive, "cancellation": cancellation or Cancellation(), "since": since}
+        thread = threading.Thread(target=self._run, args=(name,), kwargs=arguments)
         self._threads.append(thread)
         thread.start()
         wait_until(lambda: len(self.admission._waiting) == waiting + 1, what=f"{name} in the queue")
 
-    def _run(self, name: str, interactive: bool, cancellation: Cancellation) -> None:  # noqa: FBT001  (a thread's target)
+    def _run(self, name: str, **arguments: Any) -> None:
         try:
-            with self.admission.turn(
-                deadline=1000.0,
-                on_position=self.positions[name].append,
-                cancellation=cancellation,
-                interactive=interactive,
-            ):
+            with self.admission.turn(deadline=1000.0, on_position=self.positions[name].append, **arguments):
                 self.order.append(name)
         except ComfyfnError as error:
             self.errors[name] = error
@@ -102,6 +105,16 @@ def test_turns_come_in_the_order_of_arrival(queue: Queue, running: ExitStack) ->
     running.close()
     queue.wait()
     assert queue.order == ["0", "1", "2", "3", "4"]
+
+
+def test_a_job_has_the_place_of_its_coming(queue: Queue, running: ExitStack) -> None:
+    """Whenever it was ready to wait for the GPU."""
+    queue.now = 5.0
+    queue.join("later")
+    queue.join("earlier", since=3.0)
+    running.close()
+    queue.wait()
+    assert queue.order == ["earlier", "later"]
 
 
 def test_interactive_jobs_go_before_the_others(queue: Queue, running: ExitStack) -> None:

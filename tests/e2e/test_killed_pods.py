@@ -54,9 +54,9 @@ class Stage:
 
 STAGES = [
     Stage("recorded", ("PUT", "/jobs/{id}/job.json"), after=True, path="store/results/jobs/{id}/job.json", attempt=1),
+    Stage("inputs", ("GET", f"/uploads/{INPUT}"), path="pod/input/{id}/*/*", attempt=1),
     Stage("claimed", ("PUT", "/jobs/{id}/attempt-1.json"), after=True, path="store/results/jobs/{id}/attempt-1.json"),
     Stage("models", ("GET", f"/models/{MODEL}"), path=f"pod/models/{MODEL}"),
-    Stage("inputs", ("GET", f"/uploads/{INPUT}"), path="pod/input/{id}/*/*"),
     Stage("submitted to the engine"),
     Stage("executing"),
     Stage("outputs storing", ("PUT", "/outputs/{id}/1/done_00001_.png"), path="pod/output/{id}/*"),

@@ -121,7 +121,7 @@ def test_a_workflow_that_cannot_run_is_refused_while_another_job_runs(function_f
     assert "node x (NoSuchNode)" in refusal(function, bad)["error"]
     answer = function.send_event("bad", {"workflow": bad})
     assert (answer.status, answer.json["type"]) == (200, JOB_FAILED)
-    assert answer.json["data"]["attempt"] == 0
+    assert answer.json["data"]["attempt"] == 1
     assert function.result_path("bad").exists()
     assert running.running
     assert running.join().json["type"] == JOB_COMPLETED

@@ -154,9 +154,12 @@ def serving(stack: Stack) -> set[str]:
     return set(re.findall(r"server ([\d.]+):3000", text))
 
 
-def send(client: Client, count: int, workflow: dict[str, object]) -> list[int]:
-    """Send jobs at the same time; the status of each answer."""
-    with ThreadPoolExecutor(count) as pool:
+def send(url: str, count: int, workflow: dict[str, object]) -> list[int]:
+    """Send jobs at the same time; the status of each answer.
+
+    On new connections: nginx ends those that are idle when it is told of other replicas, whatever is on its way there.
+    """
+    with closing(Client(url)) as client, ThreadPoolExecutor(count) as pool:
         return [
             answer.status for answer in pool.map(lambda _: client.post("/prompt", {"prompt": workflow}), range(count))
         ]
@@ -175,7 +178,7 @@ def test_each_replica_claims_a_gpu_of_its_own(stack: Stack) -> None:
 
 def test_jobs_that_come_together_spread_over_all_replicas(stack: Stack, client: Client) -> None:
     """Of eight at the same time, each replica runs some, and all are done."""
-    assert send(client, 2 * REPLICAS, slow_workflow(blurs=12)) == [200] * 2 * REPLICAS
+    assert send(client.url, 2 * REPLICAS, slow_workflow(blurs=12)) == [200] * 2 * REPLICAS
     done = stack.metric(r'comfyfn_jobs_total\{[^}]*outcome="completed"[^}]*\} (\d+)')
     counts = [sum(map(int, found)) for found in done]
     assert min(counts) > 0
@@ -208,7 +211,7 @@ def test_after_a_replica_has_died_no_request_fails(stack: Stack, client: Client)
     address = victim.address
     os.kill(victim.pid, signal.SIGKILL)
     wait_until(lambda: address not in serving(stack), what="the check", timeout_seconds=60)
-    assert send(client, 3 * REPLICAS, slow_workflow(blurs=1, size=64)) == [200] * 3 * REPLICAS
+    assert send(client.url, 3 * REPLICAS, slow_workflow(blurs=1, size=64)) == [200] * 3 * REPLICAS
     done = run_script("scale-compose.sh", str(REPLICAS), **stack.environ, timeout_seconds=300)
     assert done.returncode == 0, done.stderr[-4000:]
     wait_until(lambda: len(serving(stack)) == REPLICAS, what="requests to it", timeout_seconds=120)

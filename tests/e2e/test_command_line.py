@@ -114,6 +114,7 @@ def test_run_explains_the_editors_format(tmp_path: Path) -> None:
 def test_run_reports_a_failed_job(function_factory: FunctionFactory, tmp_path: Path) -> None:
     """With code and message of the manifest."""
     function = function_factory()
+    function.put_upload("in_64x48.png")
     done = comfyfn("run", str(workflow_file(tmp_path)), "--url", function.url, cwd=tmp_path)
     assert done.returncode == 1
     assert "Error: model_missing: " in done.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from function.admission import Turn
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from function.clients import ClientWatch
     from function.job import Job, JobResult
     from function.jobs.service import Jobs
-    from function.pipeline import Line, PreparedJob
-    from function.telemetry import Metrics, OnProgress
+    from function.pipeline import Line
+    from function.telemetry import Metrics
 
 _log = logging.getLogger("comfyfn")
 
@@ -167,7 +167,11 @@ class JobHandler:
         line = self._line()
         with ExitStack() as holding:
             try:
-                prepared = holding.enter_context(self._prepared(line, job, deadline, on_preparation))
+                prepared = holding.enter_context(
+                    line.prepared(
+                        job, prefetching=self._admission.depth > 1, deadline=deadline, on_progress=on_preparation
+                    )
+                )
             except JobCancelledError:
                 raise
             except JobFailedError as error:
@@ -187,16 +191,6 @@ class JobHandler:
                 self._running = tracked.running = Cancellation() if job.stored else tracked.waiting
                 turn = Turn(deadline, tracked.running, on_progress, on_gpu.close)
                 return line.run_job(prepared, turn, new=new)
-
-    @contextmanager
-    def _prepared(self, line: Line, job: Job, deadline: float, on_progress: OnProgress) -> Iterator[PreparedJob]:
-        """What can be done before it is the job's turn: inputs, and models too where others are before it."""
-        checked = line.check(job)
-        if self._admission.depth > 1:
-            with suppress(ComfyfnError):  # the job says the same when its turn comes
-                line.prefetch(checked)
-        with line.prepared(checked, deadline=deadline, on_progress=on_progress) as prepared:
-            yield prepared
 
     def cancel(self, job_id: str) -> None:
         """End a job wherever it is: one that another pod runs ends at that pod's next sign of life.

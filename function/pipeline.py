@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from function.errors import JobFailedError
+from function.errors import ComfyfnError, JobFailedError
 from function.inputs.media import without_lists
 from function.inputs.staging import staged_inputs
 from function.job import Job, JobResult, failed_result
@@ -22,7 +22,7 @@ from function.validation.check import check_workflow
 from function.workflow import confine_outputs, parse_workflow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from function.admission import Turn
@@ -111,23 +111,32 @@ class Line:
         return CheckedJob(job, workflow, definitions)
 
     @contextmanager
-    def prepared(self, checked: CheckedJob, *, deadline: float, on_progress: OnProgress) -> Iterator[PreparedJob]:
-        """Bring a job's input files before it is its turn on the GPU; they are there until the context closes.
+    def prepared(
+        self, job: Job, *, prefetching: bool, deadline: float, on_progress: OnProgress
+    ) -> Iterator[PreparedJob]:
+        """Do what can be done before it is a job's turn on the GPU: bring its input files, and see that it may run.
+
+        The files are there until the context closes.
 
         Args:
-            checked: The job, from `check`.
+            job: The job.
+            prefetching: Whether to begin to bring its models too, because others are before it.
             deadline: Monotonic seconds.
             on_progress: Told in this thread; what it raises ends the preparation.
 
         Raises:
-            JobFailedError: Naming what can't be had.
+            JobFailedError: Naming what is wrong, or what can't be had.
             StorageUnavailableError: One of our stores does not answer.
         """
+        checked = self.check(job)
         started = time.monotonic()
-        models = _references(checked, self)
+        models = self.lookup.references(checked.workflow, job.preloads, credentials=job.credentials)
+        if prefetching:
+            with suppress(ComfyfnError):  # the job says the same when its turn comes
+                self.models.prefetch(models)
         with staged_inputs(
             localise_models(checked.workflow, models),
-            checked.job,
+            job,
             self.inputs,
             deadline=deadline,
             on_progress=on_progress,
@@ -151,14 +160,6 @@ class Line:
 
         return run_attempt(self.records, job, work, new=new, cancellation=cancellation, on_progress=ignore_progress)
 
-    def prefetch(self, checked: CheckedJob) -> None:
-        """Begin to bring the models of a job that waits for the GPU.
-
-        Raises:
-            JobFailedError, StorageUnavailableError: As the job will itself when its turn comes.
-        """
-        self.models.prefetch(_references(checked, self))
-
     def stop(self) -> None:
         """End what goes on beside jobs."""
         self.start_models.stop()
@@ -174,24 +175,22 @@ class Stopwatch:
 
     Args:
         laps: Stages that ended before.
-        clock: Monotonic seconds.
     """
 
-    def __init__(self, laps: Mapping[str, float], *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._last = clock()
+    def __init__(self, laps: Mapping[str, float]) -> None:
+        self._last = time.monotonic()
         self._started = self._last - sum(laps.values())
         self.laps = {stage: round(seconds, 3) for stage, seconds in laps.items()}
 
     def lap(self, stage: str) -> None:
         """End a stage now."""
-        now = self._clock()
+        now = time.monotonic()
         self.laps[stage] = round(now - self._last, 3)
         self._last = now
 
     def timings(self) -> dict[str, float]:
         """Seconds per ended stage and in total."""
-        return {**self.laps, "total": round(self._clock() - self._started, 3)}
+        return {**self.laps, "total": round(time.monotonic() - self._started, 3)}
 
 
 def run_job(prepared: PreparedJob, line: Line, turn: Turn, *, new: bool) -> JobResult:
@@ -222,11 +221,6 @@ def run_job(prepared: PreparedJob, line: Line, turn: Turn, *, new: bool) -> JobR
             return failed_result(job, attempt, error, finished_at=finished_at, timings=watch.timings())
 
     return run_attempt(line.records, job, work, new=new, cancellation=turn.cancellation, on_progress=turn.on_progress)
-
-
-def _references(checked: CheckedJob, line: Line) -> tuple[ModelRef, ...]:
-    job = checked.job
-    return line.lookup.references(checked.workflow, job.preloads, credentials=job.credentials)
 
 
 def _attempt(prepared: PreparedJob, line: Line, turn: Turn, attempt: int, watch: Stopwatch) -> JobResult:

@@ -6,15 +6,11 @@ import socket
 import time
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _READ_BYTES = 65_536
 _MESSAGE = frozenset({Opcode.TEXT, Opcode.BINARY, Opcode.CONT})
@@ -30,17 +26,13 @@ class WebSocket:
         url: `ws://host:port/path`.
         timeout_seconds: By when it has to be open.
         max_bytes: Of one message; a larger one ends the connection.
-        clock: Monotonic seconds.
 
     Raises:
         OSError: It can't be opened in time.
         WebSocketException: What answers is no WebSocket.
     """
 
-    def __init__(
-        self, url: str, *, timeout_seconds: float, max_bytes: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._clock = clock
+    def __init__(self, url: str, *, timeout_seconds: float, max_bytes: int) -> None:
         self._messages: deque[str | bytes] = deque()
         self._fragments: list[bytes] = []
         self._is_text = False
@@ -48,7 +40,7 @@ class WebSocket:
         self._pings = 0
         uri = parse_uri(url)
         self._protocol = ClientProtocol(uri, max_size=max_bytes)
-        deadline = clock() + timeout_seconds
+        deadline = time.monotonic() + timeout_seconds
         self._socket = socket.create_connection((uri.host, uri.port), timeout_seconds)
         try:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -68,7 +60,7 @@ class WebSocket:
         Raises:
             TimeoutError: None came in time.
         """
-        deadline = self._clock() + timeout_seconds
+        deadline = time.monotonic() + timeout_seconds
         while not self._messages:
             self._read(deadline)
         return self._messages.popleft()
@@ -79,7 +71,7 @@ class WebSocket:
         Raises:
             TimeoutError: It does not end.
         """
-        deadline = self._clock() + timeout_seconds
+        deadline = time.monotonic() + timeout_seconds
         with suppress(BlockingIOError):
             while True:
                 self._messages.clear()
@@ -91,7 +83,7 @@ class WebSocket:
         Raises:
             TimeoutError: It does not answer in time.
         """
-        deadline = self._clock() + timeout_seconds
+        deadline = time.monotonic() + timeout_seconds
         self._pings += 1
         awaited = str(self._pings).encode()
         self._protocol.send_ping(awaited)
@@ -119,7 +111,7 @@ class WebSocket:
     def _read(self, deadline: float, *, waiting: bool = True) -> None:
         """Take what comes next, or raise what `socket.recv` raises."""
         self._check_open()
-        left_seconds = deadline - self._clock()
+        left_seconds = deadline - time.monotonic()
         if left_seconds <= 0:
             raise TimeoutError("nothing came in time")
         self._socket.settimeout(left_seconds if waiting else 0.0)

@@ -7,7 +7,6 @@ Knative scales by and what keeps a pod alive.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import uuid
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import urllib3
 
-from events import JOB_COMPLETED, JOB_FAILED, JOB_REQUESTED, to_structured
+from events import JOB_COMPLETED, JOB_FAILED, JOB_REQUESTED, MalformedEventError, parse_cloudevent, to_structured
 from function.errors import ComfyfnError
 from function.jobs.ended import SOURCE
 from function.jobs.manifest import to_timestamp, utc_now
@@ -126,7 +125,7 @@ class Dispatcher:
         if answer and answer.status in _TAKEN_OVER:
             self._records.open(job_id, not_before=self.answer_by())
             return True
-        settled = (answer and _is_end_of(job_id, answer.data)) or self._is_over(job_id)
+        settled = (answer and _is_end_of(job_id, answer)) or self._is_over(job_id)
         if settled:
             on_ended(job_id)
         return settled
@@ -170,10 +169,10 @@ def _request_id() -> dict[str, str]:
     return {"X-Request-Id": request_id} if request_id else {}
 
 
-def _is_end_of(job_id: str, body: bytes) -> bool:
+def _is_end_of(job_id: str, answer: urllib3.BaseHTTPResponse) -> bool:
     """Whether an answer is the event of this job's end; any other may be anybody's, and the records are asked."""
     try:
-        event = json.loads(body)
-        return event["type"] in _ENDS and event["source"] == SOURCE and event["subject"] == job_id
-    except (ValueError, TypeError, KeyError, RecursionError):
+        event = parse_cloudevent(dict(answer.headers), answer.data)
+    except MalformedEventError:
         return False
+    return event.type in _ENDS and event.source == SOURCE and event.subject == job_id

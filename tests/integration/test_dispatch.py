@@ -45,6 +45,7 @@ def answering(
                 headers.append(self.headers["Authorization"])
             bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
             self.send_response(status)
+            self.send_header("Content-Type", "application/cloudevents+json")
             self.send_header("Content-Length", str(len(page)))
             self.end_headers()
             self.wfile.write(page)

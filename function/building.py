@@ -13,6 +13,7 @@ from function.inputs.remote import RemoteFiles
 from function.inputs.sources import InputSources
 from function.inputs.staging import remove_strays
 from function.jobs.dispatch import Dispatcher
+from function.jobs.holders import Holders
 from function.jobs.records import JobRecords
 from function.jobs.service import Jobs
 from function.jobs.sweep import Sweep
@@ -45,9 +46,11 @@ def build_jobs(settings: Settings, *, metrics: Metrics) -> Jobs:
     on_ended, on_stop = webhooks.see_off, webhooks.stop
     if not settings.dispatch_url:
         return Jobs(records, own, dispatcher=None, sweep=None, on_ended=on_ended, on_stop=on_stop)
+    holders = Holders(results)
     dispatcher = Dispatcher(
         settings.dispatch_url,
         records,
+        holders,
         answer_seconds=settings.deadline_seconds + settings.lease_seconds,
         on_ended=on_ended,
         token=_dispatch_token(settings),

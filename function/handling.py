@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from function.admission import Turn
@@ -27,6 +28,15 @@ if TYPE_CHECKING:
     from function.telemetry import Metrics
 
 _log = logging.getLogger("comfyfn")
+
+
+class Recorded(Enum):
+    """Whether a job that comes is in storage already."""
+
+    NOT_YET = auto()
+    JUST_NOW = auto()
+    """And nobody was sent it before, so it is claimed without a look; should somebody have it, that fails."""
+    BEFORE = auto()
 
 
 class JobHandler:
@@ -61,7 +71,7 @@ class JobHandler:
         self._tracked_lock = threading.Lock()
         self._running = Cancellation()
 
-    def handle(self, job: Job, *, connection: socket | None = None, recorded: bool = False) -> JobResult:
+    def handle(self, job: Job, *, connection: socket | None = None, recorded: Recorded = Recorded.NOT_YET) -> JobResult:
         """Run one admitted job; see `pipeline.run_job` for what comes of it.
 
         A job whose client goes away while it waits for the GPU leaves the queue. One that runs is interrupted unless
@@ -70,7 +80,7 @@ class JobHandler:
         Args:
             job: The job.
             connection: Where its client waits for the answer; None if that can't be watched.
-            recorded: Whether the job was submitted before.
+            recorded: Whether the job is in storage; only one that is stored can be.
 
         Raises:
             ClientGoneError: The client went away.
@@ -98,7 +108,7 @@ class JobHandler:
         finally:
             del self._tracked[job.job_id]
 
-    def _counted(self, job: Job, tracked: _Tracked, connection: socket | None, *, recorded: bool) -> JobResult:
+    def _counted(self, job: Job, tracked: _Tracked, connection: socket | None, *, recorded: Recorded) -> JobResult:
         started = time.monotonic()
         outcome = "internal"
         try:
@@ -119,10 +129,12 @@ class JobHandler:
         _log.info("job ended", extra={"outcome": outcome, "seconds": round(seconds, 3)})
 
     def _recorded(
-        self, job: Job, tracked: _Tracked, started: float, connection: socket | None, *, recorded: bool
+        self, job: Job, tracked: _Tracked, started: float, connection: socket | None, *, recorded: Recorded
     ) -> JobResult:
         """Record a job that is stored; one that was there already may have its result, or its pod."""
-        new = job.stored and not recorded and self._jobs().submit(job)
+        new = job.stored and (
+            recorded is Recorded.JUST_NOW or (recorded is Recorded.NOT_YET and self._jobs().submit(job))
+        )
         if job.stored and not new:
             standing = self._jobs().records.standing(job.job_id)
             if not isinstance(standing, JobState):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from function.admission import Admission
 from function.clients import ClientWatch
 from function.errors import DrainingError, NotHereError, SettingsError, StorageUnavailableError
-from function.handling import JobHandler
+from function.handling import JobHandler, Recorded
 from function.start_manifest import not_in_image
 from function.telemetry import Metrics
 from function.warmup import WarmUp, fetch_workflow
@@ -246,7 +246,7 @@ class Function:
         """Whether jobs can run here."""
         return self._supervisor is not None
 
-    def handle(self, job: Job, *, connection: socket | None = None, recorded: bool = False) -> JobResult:
+    def handle(self, job: Job, *, connection: socket | None = None, recorded: Recorded = Recorded.NOT_YET) -> JobResult:
         """Run one admitted job; see `JobHandler.handle`."""
         return self._handler.handle(job, connection=connection, recorded=recorded)
 

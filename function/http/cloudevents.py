@@ -19,6 +19,7 @@ from events import (
     parse_triggers,
 )
 from function.errors import ComfyfnError, InvalidRequestError, JobFailedError, JobMissingError, RetryableError
+from function.handling import Recorded
 from function.http.bodies import read_body
 from function.http.responses import connection_of, to_response
 from function.job import JOB_ID, derived_job_id, parse_job_document
@@ -71,7 +72,9 @@ def _run(function: Function, trigger: Trigger, request: Request) -> JobResult | 
         RetryableError: It may be delivered again.
     """
     if isinstance(trigger, JobRequested) and (job_id := _recorded_id(trigger)):
-        return function.handle(function.jobs.records.load(job_id), connection=connection_of(request), recorded=True)
+        recorded = Recorded.JUST_NOW if trigger.data.get("first") is True else Recorded.BEFORE
+        stored = function.jobs.records.load(job_id)
+        return function.handle(stored, connection=connection_of(request), recorded=recorded)
     if not isinstance(trigger, JobRequested | ObjectCreated):
         _upkeep(function, trigger)
         return None
@@ -150,7 +153,7 @@ def _job_id(trigger: JobRequested) -> str:
 def _recorded_id(trigger: JobRequested) -> str:
     """The job that was recorded before, if the event names one instead of describing it."""
     data = trigger.data
-    if not isinstance(data, dict) or set(data) != {"job_id"}:
+    if not isinstance(data, dict) or "job_id" not in data or not set(data) <= {"job_id", "first"}:
         return ""
     if not isinstance(data["job_id"], str) or not JOB_ID.fullmatch(data["job_id"]):
         raise JobMissingError("job_id: expected 32 hexadecimal digits")

@@ -11,8 +11,8 @@ Below RESULTS_URL:
     jobs/<job_id>/result.json            create-if-absent, written last: the manifest; its presence means done
     inputs/<job_id>/<n>.<ext>            files that came inside the workflow
     outputs/<job_id>/<n>/...             files of attempt n
-    open/<job_id>                        there while a job that outlives its request is not done with; put again by who
-                                         waits for it
+    open/<job_id>                        there while a job that outlives its request is not done with
+    held/<process>                       put again by one process: the open jobs whose requests it holds
     index/<inverted ms>-<job_id>         create-if-absent: newest first
     labels/<digest>/<job_id>             create-if-absent: the jobs that clients of comfyui-api gave one id
 

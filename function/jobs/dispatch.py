@@ -21,22 +21,22 @@ import urllib3
 from events import JOB_COMPLETED, JOB_FAILED, JOB_REQUESTED, MalformedEventError, parse_cloudevent, to_structured
 from function.errors import ComfyfnError
 from function.jobs.ended import SOURCE
+from function.jobs.holders import HELD_SECONDS
 from function.jobs.manifest import to_timestamp, utc_now
 from function.logs import current_request_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from function.jobs.holders import Holders
     from function.jobs.records import JobRecords
 
 _log = logging.getLogger("comfyfn.jobs")
 
-HELD_SECONDS = 15.0
-"""How often we say that we hold a job's request; who hears nothing three times may dispatch the job too."""
-
-_REQUESTS = 64  # held at a time; further jobs wait for one of them, marked as held all the same
+_REQUESTS = 64  # held at a time; further jobs wait for one of them, noted as held all the same
 _CONNECT_SECONDS = 10.0
 _LONGEST_PAUSE_SECONDS = 30.0
+_STOP_SECONDS = 5.0
 _TAKEN_OVER = frozenset({HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT})
 _ENDS = frozenset({JOB_COMPLETED, JOB_FAILED})
 
@@ -46,7 +46,8 @@ class Dispatcher:
 
     Args:
         url: A broker, or a function.
-        records: Where jobs are marked as held.
+        records: Where the jobs are recorded.
+        holders: Where it is noted which of them are held.
         token: What the URL is sent as a bearer token; "" for none.
         answer_seconds: How long a function may take to answer.
         on_ended: Called with the id of a job that has ended, to tell who asked to be told and close it.
@@ -56,6 +57,7 @@ class Dispatcher:
         self,
         url: str,
         records: JobRecords,
+        holders: Holders,
         *,
         answer_seconds: float,
         on_ended: Callable[[str], None],
@@ -64,6 +66,7 @@ class Dispatcher:
         self._url = url
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._records = records
+        self._holders = holders
         self._answer_seconds = answer_seconds
         self._on_ended = on_ended
         self._http = urllib3.PoolManager(
@@ -73,10 +76,11 @@ class Dispatcher:
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._held: set[str] = set()
+        self._telling = threading.Lock()
         self._keeper = threading.Thread(target=self._keep, name="dispatch-keeper", daemon=True)
 
     def start(self) -> None:
-        """Begin to mark what is held."""
+        """Begin to tell others at intervals what is held."""
         self._keeper.start()
 
     def stop(self) -> None:
@@ -84,12 +88,15 @@ class Dispatcher:
         self._stopped.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._http.clear()
+        if self._keeper.is_alive():
+            self._keeper.join(_STOP_SECONDS)
 
-    def dispatch(self, job_id: str, *, webhooks: bool = True) -> None:
+    def dispatch(self, job_id: str, *, first: bool = False, webhooks: bool = True) -> None:
         """See to it that a job is run; returns at once. A job that is held already stays as it is.
 
         Args:
             job_id: The job.
+            first: Whether it was recorded just now and nobody was sent it before.
             webhooks: Whether it may have any; without, its end only closes it.
         """
         with self._lock:
@@ -98,7 +105,7 @@ class Dispatcher:
             self._held.add(job_id)
             on_ended = self._on_ended if webhooks else self._records.close
             context = copy_context()  # with the id of the request that asked
-            self._pool.submit(context.run, self._see_through, job_id, on_ended)
+            self._pool.submit(context.run, self._see_through, job_id, on_ended, first=first)
 
     def answer_by(self) -> str:
         """By when a job that somebody takes on now has ended, ISO 8601 in UTC."""
@@ -108,10 +115,30 @@ class Dispatcher:
         """Whether this process is at it."""
         return job_id in self._held
 
-    def _see_through(self, job_id: str, on_ended: Callable[[str], None]) -> None:
+    def free(self, job_ids: list[str]) -> list[str]:
+        """Which of these nobody holds, here or in another process.
+
+        Raises:
+            StorageUnavailableError: Storage does not answer.
+        """
+        others = [job_id for job_id in job_ids if not self.holds(job_id)]
+        held = self._holders.held() if others else frozenset[str]()
+        return [job_id for job_id in others if job_id not in held]
+
+    def tell(self) -> None:
+        """Tell others now what is held, and not only at the next interval.
+
+        Raises:
+            StorageUnavailableError: Storage does not answer.
+        """
+        with self._telling:
+            self._holders.note(() if self._stopped.is_set() else tuple(self._held))
+
+    def _see_through(self, job_id: str, on_ended: Callable[[str], None], *, first: bool) -> None:
         try:
             pause_seconds = 0.5
-            while not self._stopped.is_set() and not self._is_settled(job_id, on_ended):
+            while not self._stopped.is_set() and not self._is_settled(job_id, on_ended, first=first):
+                first = False
                 self._stopped.wait(pause_seconds)
                 pause_seconds = min(_LONGEST_PAUSE_SECONDS, pause_seconds * 2)
         except ComfyfnError as error:  # of storage: the job is still open there
@@ -119,9 +146,9 @@ class Dispatcher:
         finally:
             self._held.discard(job_id)
 
-    def _is_settled(self, job_id: str, on_ended: Callable[[str], None]) -> bool:
+    def _is_settled(self, job_id: str, on_ended: Callable[[str], None], *, first: bool) -> bool:
         """Send the job once; whether there is no more to do here."""
-        answer = self._send(job_id)
+        answer = self._send(job_id, first=first)
         if answer and answer.status in _TAKEN_OVER:
             self._records.open(job_id, not_before=self.answer_by())
             return True
@@ -135,7 +162,7 @@ class Dispatcher:
         state = self._records.state(job_id)
         return state.finished or state.created_at is None
 
-    def _send(self, job_id: str) -> urllib3.BaseHTTPResponse | None:
+    def _send(self, job_id: str, *, first: bool) -> urllib3.BaseHTTPResponse | None:
         """The answer of DISPATCH_URL; None if there was none."""
         headers, body = to_structured(
             JOB_REQUESTED,
@@ -143,7 +170,7 @@ class Dispatcher:
             source=SOURCE,
             subject=job_id,
             time=to_timestamp(utc_now()),
-            data={"job_id": job_id},
+            data={"job_id": job_id, "first": first},
         )
         try:
             answer = self._http.request("POST", self._url, body=body, headers=headers | self._headers | _request_id())
@@ -155,12 +182,14 @@ class Dispatcher:
         return answer
 
     def _keep(self) -> None:
-        while not self._stopped.wait(HELD_SECONDS):
-            for job_id in tuple(self._held):
-                try:
-                    self._records.open(job_id)
-                except ComfyfnError as error:
-                    _log.warning("job %s: %s", job_id, error.message)
+        """Until the end, and then once more: what was held is free for others."""
+        stopped = False
+        while not stopped:
+            stopped = self._stopped.wait(HELD_SECONDS)
+            try:
+                self.tell()
+            except ComfyfnError as error:
+                _log.warning("which jobs are held here can't be noted: %s", error.message)
 
 
 def _request_id() -> dict[str, str]:

@@ -236,7 +236,7 @@ class JobRecords:
         return self.finish(failed_result(self.load(job_id), attempt, error, finished_at=to_timestamp(self._clock())))
 
     def open(self, job_id: str, *, not_before: str = "") -> None:
-        """Mark a job as one that somebody must see through to its end, or say again that somebody does.
+        """Mark a job as one that somebody must see through to its end.
 
         Args:
             job_id: The job.

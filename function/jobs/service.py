@@ -135,7 +135,8 @@ class Jobs:
         if refusal:
             self.records.fail(job.job_id, refusal)
         if job.asynchronous and self._dispatcher:
-            self._dispatcher.dispatch(job.job_id, webhooks=not new or bool(job.webhooks))
+            first = new and refusal is None
+            self._dispatcher.dispatch(job.job_id, first=first, webhooks=not new or bool(job.webhooks))
         return new
 
     def refuse(self, job: Job, error: ComfyfnError) -> JobResult:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from function.errors import ComfyfnError, StorageUnavailableError
-from function.jobs.dispatch import HELD_SECONDS
+from function.jobs.holders import FORSAKEN, HELD_SECONDS
 from function.jobs.manifest import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from function.jobs.dispatch import Dispatcher
     from function.jobs.records import JobRecords
 
 _log = logging.getLogger("comfyfn.jobs")
-
-_FORSAKEN = timedelta(seconds=3 * HELD_SECONDS)
 
 
 class Sweep:
@@ -77,17 +74,22 @@ class Sweep:
         if not self._running.acquire(blocking=False):
             return
         try:
-            listing = self._records.open_jobs()
-            for info in listing.objects:
-                job_id = info.key.rpartition("/")[2]
-                if listing.taken_at - info.modified_at > _FORSAKEN and not self._dispatcher.holds(job_id):
+            if forsaken := self._forsaken():
+                for job_id in forsaken:
                     self._look_after(job_id)
+                self._dispatcher.tell()
             for chore in self._chores:
                 chore()
             if self._retention and (count := self._records.expire(self._clock() - self._retention)):
                 _log.info("%d jobs have been deleted after their retention", count)
         finally:
             self._running.release()
+
+    def _forsaken(self) -> list[str]:
+        """Open jobs that nobody sees through."""
+        listing = self._records.open_jobs()
+        old = (info.key for info in listing.objects if listing.taken_at - info.modified_at > FORSAKEN)
+        return self._dispatcher.free([key.rpartition("/")[2] for key in old])
 
     def _look_after(self, job_id: str) -> None:
         try:

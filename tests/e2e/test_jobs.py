@@ -228,6 +228,24 @@ def test_an_unknown_job_is_not_found(function: FunctionProcess, job_id: str) -> 
     assert function.send_event(f"of {job_id}", {"job_id": NOWHERE}).status == 404
 
 
+def test_the_word_of_a_sender_that_a_job_is_untouched_is_only_a_hint(function: FunctionProcess) -> None:
+    """A job that has ended, or that was cancelled while it waited, is answered from its result and not run again."""
+    done = submitted(function, case("01_empty_save"))
+    assert ended(function, done)["status"] == "completed"
+    running = submitted(function, slow_workflow(20, size=1024))
+    wait_until(lambda: status_of(function, running)["status"] == "running", what="the engine's work")
+    cancelled = submitted(function, case("01_empty_save"))
+    function.post(f"/jobs/{cancelled}/cancel", {})
+    assert function.send_event("again", {"job_id": running, "first": True}).status == 409
+    assert ended(function, running)["status"] == "completed"
+    runs = len(function.engine_history())
+    for job_id, status in ((done, "completed"), (cancelled, "failed")):
+        answer = function.send_event(f"of {job_id}", {"job_id": job_id, "first": True})
+        assert (answer.status, answer.json["data"]) == (200, ended(function, job_id))
+        assert answer.json["data"]["status"] == status
+    assert len(function.engine_history()) == runs
+
+
 def test_an_upload_runs_the_template_of_its_folder(function: FunctionProcess) -> None:
     """As an event it is answered with its end; delivered again, byte for byte the same."""
     function.put_upload("scale/cat.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,10 +12,11 @@ import pytest
 
 from function.building import build_jobs
 from function.config import read_settings
-from function.errors import JobCancelledError
+from function.errors import InvalidRequestError, JobCancelledError
 from function.job import Job, JobResult, random_job_id
 from function.jobs.dispatch import Dispatcher
 from function.jobs.ended import to_ended_event
+from function.jobs.holders import Holders
 from function.jobs.records import JobRecords
 from function.telemetry import Metrics
 from tests.support.processes import wait_until
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from function.storage.local import LocalStore
+
+GRAPH = {"1": {"class_type": "X", "inputs": {}}}
 
 
 @contextmanager
@@ -65,10 +69,11 @@ def answering(
 
 
 @contextmanager
-def dispatching(url: str, records: JobRecords) -> Iterator[tuple[Dispatcher, list[str]]]:
+def dispatching(url: str, store: LocalStore) -> Iterator[tuple[Dispatcher, list[str]]]:
     """A dispatcher, and the jobs that it takes for ended."""
     ended: list[str] = []
-    dispatcher = Dispatcher(url, records, answer_seconds=10, on_ended=ended.append)
+    records, holders = JobRecords(store), Holders(store)
+    dispatcher = Dispatcher(url, records, holders, answer_seconds=10, on_ended=ended.append)
     try:
         yield dispatcher, ended
     finally:
@@ -77,7 +82,7 @@ def dispatching(url: str, records: JobRecords) -> Iterator[tuple[Dispatcher, lis
 
 def asynchronous(records: JobRecords) -> str:
     """The id of a job that was just recorded."""
-    job = Job(random_job_id(), {"1": {"class_type": "X", "inputs": {}}}, asynchronous=True)
+    job = Job(random_job_id(), GRAPH, asynchronous=True)
     records.submit(job)
     return job.job_id
 
@@ -86,7 +91,7 @@ def test_a_200_of_anybody_is_no_end_of_a_job(local_store: LocalStore) -> None:
     """A page in the place of a function: the job stays open and is sent again, until it has a result."""
     records = JobRecords(local_store)
     job_id = asynchronous(records)
-    with answering(200) as (url, bodies), dispatching(url, records) as (dispatcher, ended):
+    with answering(200) as (url, bodies), dispatching(url, local_store) as (dispatcher, ended):
         dispatcher.dispatch(job_id)
         wait_until(lambda: len(bodies) >= 2, what="the job to be sent again")
         assert (ended, dispatcher.holds(job_id)) == ([], True)
@@ -105,7 +110,7 @@ def test_the_event_of_a_jobs_end_is_its_end(local_store: LocalStore) -> None:
     """Who ran the job has stored its result before it answers so: the records are not asked again."""
     records = JobRecords(local_store)
     job_id = asynchronous(records)
-    with answering(200, page=end_of(job_id)) as (url, bodies), dispatching(url, records) as (dispatcher, ended):
+    with answering(200, page=end_of(job_id)) as (url, bodies), dispatching(url, local_store) as (dispatcher, ended):
         dispatcher.dispatch(job_id)
         wait_until(lambda: not dispatcher.holds(job_id), what="the end of the job")
     assert (ended, len(bodies)) == ([job_id], 1)
@@ -118,7 +123,7 @@ def test_any_other_answer_is_no_end_of_a_job(local_store: LocalStore, page: byte
     """The event of another job's end neither."""
     records = JobRecords(local_store)
     job_id = asynchronous(records)
-    with answering(200, page=page) as (url, bodies), dispatching(url, records) as (dispatcher, ended):
+    with answering(200, page=page) as (url, bodies), dispatching(url, local_store) as (dispatcher, ended):
         dispatcher.dispatch(job_id)
         wait_until(lambda: len(bodies) >= 2, what="the job to be sent again")
         assert (ended, dispatcher.holds(job_id)) == ([], True)
@@ -128,7 +133,7 @@ def test_a_job_without_webhooks_is_only_closed(local_store: LocalStore) -> None:
     """Nobody is to be told of its end, so its record is not read for that."""
     records = JobRecords(local_store)
     job_id = asynchronous(records)
-    with answering(200, page=end_of(job_id)) as (url, _), dispatching(url, records) as (dispatcher, ended):
+    with answering(200, page=end_of(job_id)) as (url, _), dispatching(url, local_store) as (dispatcher, ended):
         dispatcher.dispatch(job_id, webhooks=False)
         wait_until(lambda: not dispatcher.holds(job_id), what="the end of the job")
     assert (ended, records.open_jobs().objects) == ([], ())
@@ -136,9 +141,8 @@ def test_a_job_without_webhooks_is_only_closed(local_store: LocalStore) -> None:
 
 def test_a_job_that_is_gone_is_not_sent_for_ever(local_store: LocalStore) -> None:
     """Its retention is over: whoever answers 404 is right."""
-    records = JobRecords(local_store)
     gone = random_job_id()
-    with answering(404) as (url, bodies), dispatching(url, records) as (dispatcher, ended):
+    with answering(404) as (url, bodies), dispatching(url, local_store) as (dispatcher, ended):
         dispatcher.dispatch(gone)
         wait_until(lambda: not dispatcher.holds(gone), what="the dispatcher to let go")
         assert (len(bodies), ended) == (1, [gone])
@@ -148,11 +152,39 @@ def test_a_job_that_a_broker_took_is_let_go(local_store: LocalStore) -> None:
     """It stays open, for a sweep that comes when nothing has come of it."""
     records = JobRecords(local_store)
     job_id = asynchronous(records)
-    with answering(202) as (url, _), dispatching(url, records) as (dispatcher, ended):
+    with answering(202) as (url, _), dispatching(url, local_store) as (dispatcher, ended):
         dispatcher.dispatch(job_id)
         wait_until(lambda: not dispatcher.holds(job_id), what="the dispatcher to let go")
     assert ended == []
     assert records.not_before(job_id)
+
+
+def test_only_the_first_event_of_a_job_says_so(local_store: LocalStore) -> None:
+    """Whoever gets a later one has to look what became of the job meanwhile."""
+    job_id = asynchronous(JobRecords(local_store))
+    with answering(503) as (url, bodies), dispatching(url, local_store) as (dispatcher, _):
+        dispatcher.dispatch(job_id, first=True)
+        wait_until(lambda: len(bodies) >= 2, what="the job to be sent again")
+    assert [json.loads(body)["data"] for body in bodies[:2]] == [
+        {"job_id": job_id, "first": True},
+        {"job_id": job_id, "first": False},
+    ]
+
+
+def test_a_job_that_is_refused_is_not_sent_as_an_untouched_one(tmp_path: Path) -> None:
+    """It has its result already, under no claim that would show."""
+    with answering(202) as (url, bodies):
+        settings = read_settings({"DATA_DIR": str(tmp_path), "DISPATCH_URL": url, "ENGINE": "none"})
+        jobs = build_jobs(settings, metrics=Metrics())
+        try:
+            good, bad = (Job(random_job_id(), GRAPH, asynchronous=True) for _ in range(2))
+            jobs.submit(good)
+            jobs.submit(bad, refusal=InvalidRequestError("it can't be"))
+            wait_until(lambda: len(bodies) == 2, what="both jobs")
+        finally:
+            jobs.stop()
+    sent = [json.loads(body)["data"] for body in bodies]
+    assert {data["job_id"]: data["first"] for data in sent} == {good.job_id: True, bad.job_id: False}
 
 
 @pytest.mark.parametrize(
@@ -168,7 +200,7 @@ def test_the_first_token_is_for_the_url_that_the_operator_named(
         settings = read_settings({"DATA_DIR": str(tmp_path), variable: url, "API_TOKENS": tokens, "ENGINE": "none"})
         jobs = build_jobs(settings, metrics=Metrics())
         try:
-            jobs.submit(Job(random_job_id(), {"1": {"class_type": "X", "inputs": {}}}, asynchronous=True))
+            jobs.submit(Job(random_job_id(), GRAPH, asynchronous=True))
             wait_until(lambda: len(seen) == 1, what="the job")
         finally:
             jobs.stop()

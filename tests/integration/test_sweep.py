@@ -10,6 +10,7 @@ import pytest
 
 from function.errors import RecordInvalidError
 from function.jobs.dispatch import Dispatcher
+from function.jobs.holders import Holders
 from function.jobs.records import JobRecords
 from function.jobs.sweep import Sweep
 from tests.support.webhooks import ended_job
@@ -52,7 +53,8 @@ def test_a_damaged_record_of_one_job_keeps_no_other_from_being_seen_to(
         records.load(job_id)
         closed.append(job_id)
 
-    dispatcher = Dispatcher("http://127.0.0.1:1/", records, answer_seconds=1, on_ended=see_off)
+    holders = Holders(local_store)
+    dispatcher = Dispatcher("http://127.0.0.1:1/", records, holders, answer_seconds=1, on_ended=see_off)
     Sweep(records, dispatcher, on_ended=see_off).run()
     assert set(closed) == jobs
     assert damaged in {info.key.rpartition("/")[2] for info in records.open_jobs().objects}

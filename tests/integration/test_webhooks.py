@@ -16,6 +16,7 @@ from function.errors import JobMissingError
 from function.job import random_job_id
 from function.jobs.dispatch import Dispatcher
 from function.jobs.ended import to_ended_event
+from function.jobs.holders import Holders
 from function.jobs.manifest import utc_now
 from function.jobs.records import JobRecords
 from function.jobs.sweep import Sweep
@@ -141,7 +142,8 @@ def test_a_sweep_sees_off_a_job_whose_process_died_after_its_end(local_store: Lo
     with Receiver() as receiver:
         job_id = ended_job(local_store, receiver.url).job_id
         webhooks, records = make_webhooks(local_store), JobRecords(local_store)
-        dispatcher = Dispatcher("http://127.0.0.1:1/", records, answer_seconds=1, on_ended=webhooks.see_off)
+        holders = Holders(local_store)
+        dispatcher = Dispatcher("http://127.0.0.1:1/", records, holders, answer_seconds=1, on_ended=webhooks.see_off)
         sweep = Sweep(records, dispatcher, on_ended=webhooks.see_off, chores=(webhooks.sweep,))
         sweep.run()
         assert records_of(local_store, job_id) == []

@@ -10,7 +10,7 @@ from function.errors import InvalidRequestError
 from function.http.bodies import read_body
 from function.http.openai_request import read_form_request, read_json_request, to_conversion, to_parameters
 from function.http.outputs import LINK_SECONDS
-from function.http.responses import json_response
+from function.http.responses import check_json, json_response
 from function.http.submitting import completed, identify
 from function.job import Job
 from function.outputs.stored import output_key, with_data
@@ -36,6 +36,7 @@ def show_model(function: Function, _request: Request, name: str) -> Response:
 
 def generate(function: Function, request: Request) -> Response:
     """Images from words."""
+    check_json(request)
     with function.admitted():
         body = read_body(request, max_bytes=function.settings.max_body_bytes)
         identity = identify(request, body)

@@ -142,7 +142,9 @@ def test_a_page_may_ask_before_it_sends(function: FunctionProcess) -> None:
     assert "access-control-allow-credentials" not in answer.headers
 
 
-@pytest.mark.parametrize("path", ["/prompt", "/workflow/x", "/jobs", "/download", "/interrupt"])
+@pytest.mark.parametrize(
+    "path", ["/prompt", "/workflow/x", "/jobs", "/download", "/interrupt", "/v1/images/generations"]
+)
 @pytest.mark.parametrize("media_type", [None, "text/plain", "application/x-www-form-urlencoded"])
 def test_what_any_page_may_send_without_asking_is_refused(
     function: FunctionProcess, path: str, media_type: str | None

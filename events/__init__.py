@@ -3,6 +3,7 @@
 from events.cloudevent import parse_cloudevent, to_structured
 from events.delivery import parse_triggers
 from events.event import JOB_COMPLETED, JOB_FAILED, JOB_REQUESTED, Event, MalformedEventError
+from events.strict import parse_json
 from events.triggers import Delivery, JobEnded, JobRequested, ObjectCreated, Tick, Trigger
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Tick",
     "Trigger",
     "parse_cloudevent",
+    "parse_json",
     "parse_triggers",
     "to_structured",
 ]

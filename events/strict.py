@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from events.event import MalformedEventError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 # CloudEvents 1.0.2 section 3.1 forbids control characters and lone surrogates in attributes.
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+MAX_DEPTH = 200
+"""Of objects and arrays in each other; a workflow has four. Readers and writers of JSON recurse, ours and others'."""
+
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def parse_json(content: bytes | str, what: str) -> Any:  # noqa: ANN401  (any JSON value)
-    """A JSON document of finite numbers and whole characters; bytes are UTF-8 (RFC 8259 section 8.1).
+    """A JSON document of finite numbers and whole characters, at most MAX_DEPTH deep; bytes are UTF-8 (RFC 8259, 8.1).
 
     Raises:
         MalformedEventError: It is none; the message calls it `what`.
@@ -30,7 +33,23 @@ def parse_json(content: bytes | str, what: str) -> Any:  # noqa: ANN401  (any JS
             json.dumps(value, ensure_ascii=False).encode()  # half a pair has no UTF-8 and would fail far from here
     except (ValueError, RecursionError) as error:
         raise MalformedEventError(f"{what} is not valid JSON") from error
+    _check_depth(value, what)
     return value
+
+
+def _check_depth(value: Any, what: str) -> None:  # noqa: ANN401  (any JSON value)
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [member for container in level for member in _members(container)]
+        if not level:
+            return
+    raise MalformedEventError(f"{what} has more than {MAX_DEPTH} objects and arrays in each other")
+
+
+def _members(value: object) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def text_of(members: Mapping[str, Any], name: str, *, what: str) -> str:

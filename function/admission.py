@@ -82,11 +82,15 @@ class Admission:
 
     Args:
         limit: Jobs that may wait or run; one more is refused at once.
+        on_full: Called for each that is refused.
         clock: Monotonic seconds, the clock of the deadlines.
     """
 
-    def __init__(self, limit: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, limit: int, *, on_full: Callable[[], object] = int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._limit = limit
+        self._on_full = on_full
         self._clock = clock
         self._lock = Lock()
         self._left = Condition(self._lock)
@@ -116,6 +120,7 @@ class Admission:
         with self._lock:
             self.refuse_when_draining()
             if self._admitted >= self._limit:
+                self._on_full()
                 raise QueueFullError(f"{self._limit} jobs are waiting or running in this pod (ADMIT_LIMIT)")
             self._admitted += 1
         try:

@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from contextlib import ExitStack, contextmanager
-from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from function.admission import Turn
@@ -28,15 +27,6 @@ if TYPE_CHECKING:
     from function.telemetry import Metrics
 
 _log = logging.getLogger("comfyfn")
-
-
-class Recorded(Enum):
-    """Whether a job that comes is in storage already."""
-
-    NOT_YET = auto()
-    JUST_NOW = auto()
-    """And nobody was sent it before, so it is claimed without a look; should somebody have it, that fails."""
-    BEFORE = auto()
 
 
 class JobHandler:
@@ -71,7 +61,7 @@ class JobHandler:
         self._tracked_lock = threading.Lock()
         self._running = Cancellation()
 
-    def handle(self, job: Job, *, connection: socket | None = None, recorded: Recorded = Recorded.NOT_YET) -> JobResult:
+    def handle(self, job: Job, *, connection: socket | None = None, recorded: bool = False) -> JobResult:
         """Run one admitted job; see `pipeline.run_job` for what comes of it.
 
         A job whose client goes away while it waits for the GPU leaves the queue. One that runs is interrupted unless
@@ -80,7 +70,7 @@ class JobHandler:
         Args:
             job: The job.
             connection: Where its client waits for the answer; None if that can't be watched.
-            recorded: Whether the job is in storage; only one that is stored can be.
+            recorded: Whether the job was submitted before.
 
         Raises:
             ClientGoneError: The client went away.
@@ -108,7 +98,7 @@ class JobHandler:
         finally:
             del self._tracked[job.job_id]
 
-    def _counted(self, job: Job, tracked: _Tracked, connection: socket | None, *, recorded: Recorded) -> JobResult:
+    def _counted(self, job: Job, tracked: _Tracked, connection: socket | None, *, recorded: bool) -> JobResult:
         started = time.monotonic()
         outcome = "internal"
         try:
@@ -129,18 +119,18 @@ class JobHandler:
         _log.info("job ended", extra={"outcome": outcome, "seconds": round(seconds, 3)})
 
     def _recorded(
-        self, job: Job, tracked: _Tracked, started: float, connection: socket | None, *, recorded: Recorded
+        self, job: Job, tracked: _Tracked, started: float, connection: socket | None, *, recorded: bool
     ) -> JobResult:
         """Record a job that is stored; one that was there already may have its result, or its pod."""
-        new = job.stored and (
-            recorded is Recorded.JUST_NOW or (recorded is Recorded.NOT_YET and self._jobs().submit(job))
-        )
+        new = job.stored and (self._jobs().records.is_fresh(job) if recorded else self._jobs().submit(job))
         if job.stored and not new:
             standing = self._jobs().records.standing(job.job_id)
             if not isinstance(standing, JobState):
                 tracked.is_replay = True
                 return standing
             new = standing.untouched
+        if recorded:
+            self._jobs().check_recorded(job)
         try:
             result = self._watched(job, tracked, started, connection, new=new)
         except JobCancelledError:

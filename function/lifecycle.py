@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from function.admission import Admission
 from function.clients import ClientWatch
 from function.errors import DrainingError, NotHereError, SettingsError, StorageUnavailableError
-from function.handling import JobHandler, Recorded
+from function.handling import JobHandler
 from function.start_manifest import not_in_image
 from function.telemetry import Metrics
 from function.warmup import WarmUp, fetch_workflow
@@ -51,8 +51,8 @@ class Function:
 
     def __init__(self, settings: Settings, supervisor: Supervisor | None) -> None:
         self.settings = settings
-        self.admission = Admission(settings.admit_limit)
         self.metrics = Metrics()
+        self.admission = Admission(settings.admit_limit, on_full=self.metrics.jobs_refused.inc)
         self._supervisor = supervisor
         self._jobs: Future[Jobs] = Future()
         self._line: Future[Line] = Future()
@@ -246,7 +246,7 @@ class Function:
         """Whether jobs can run here."""
         return self._supervisor is not None
 
-    def handle(self, job: Job, *, connection: socket | None = None, recorded: Recorded = Recorded.NOT_YET) -> JobResult:
+    def handle(self, job: Job, *, connection: socket | None = None, recorded: bool = False) -> JobResult:
         """Run one admitted job; see `JobHandler.handle`."""
         return self._handler.handle(job, connection=connection, recorded=recorded)
 

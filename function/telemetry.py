@@ -68,6 +68,7 @@ class Metrics:
             return Histogram(f"comfyfn_{name}", text, registry=registry, buckets=_SECONDS_BUCKETS)
 
         self.jobs = counter("jobs", "Jobs that ended, by outcome: completed or the error's code.", ("outcome",))
+        self.jobs_refused = counter("jobs_refused", "Jobs that found ADMIT_LIMIT others in the pod and were sent away.")
         self.job_seconds = seconds("job_seconds", "Time of a job from admission to its answer.")
         self.webhooks = counter("webhooks", "Tries to deliver webhooks: delivered, failed or dead.", ("outcome",))
         self.jobs_admitted = gauge("jobs_admitted", "Jobs waiting or running in this pod.")

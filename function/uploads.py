@@ -7,10 +7,10 @@ another prefix, a file that workflows name themselves, and above all what the fu
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from events import MalformedEventError, parse_json
 from function.errors import InputMissingError, InputRefusedError, InvalidRequestError
 from function.job import Job, derived_job_id, parse_job_document
 from function.storage.objects import ObjectMissingError, is_key
@@ -125,9 +125,9 @@ class UploadRules:
 
 def _parse_json(data: bytes) -> object:
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequestError("the uploaded object is not JSON") from error
+        return parse_json(data, "the uploaded object")
+    except MalformedEventError as error:
+        raise InvalidRequestError(str(error)) from error
 
 
 def to_job(created: ObjectCreated, key: str) -> Job:

@@ -22,6 +22,7 @@ OUTPUT_INPUT = "filename_prefix"
 
 NO_OUTPUT = "workflow: no output node; add one that saves, for example SaveImage"
 _URL_WITH_QUERY = re.compile(r"[a-z][a-z0-9+.-]*://[^\s?]+\?", re.IGNORECASE)
+_CUT_URL = re.compile(r"[a-z][a-z0-9+.-]*://(\.\.\.@|[^\s?]+\?\.\.\.$)", re.IGNORECASE)
 _URL_WITH_LOGIN = re.compile(r"([a-z][a-z0-9+.-]*://)[^\s/?#]*@", re.IGNORECASE)
 _LINK_PARTS = 2
 _UI_KEYS = frozenset({"nodes", "links", "last_node_id"})
@@ -133,6 +134,15 @@ def without_url_secrets(value: Any) -> Any:  # noqa: ANN401  (any JSON: it need 
         bare = f"{value.partition('?')[0]}?..." if _URL_WITH_QUERY.match(value) else value
         return _URL_WITH_LOGIN.sub(r"\1...@", bare, count=1) if _URL_WITH_LOGIN.match(bare) else bare
     return value
+
+
+def has_cut_urls(value: Any) -> bool:  # noqa: ANN401  (any JSON: it need not be a valid graph)
+    """Whether `without_url_secrets` has cut something off."""
+    if isinstance(value, dict):
+        return any(has_cut_urls(member) for member in value.values())
+    if isinstance(value, list):
+        return any(has_cut_urls(item) for item in value)
+    return isinstance(value, str) and bool(_CUT_URL.match(value))
 
 
 def replace_prefix(value: Any, old: str, new: str) -> Any:  # noqa: ANN401  (any JSON: it need not be a valid graph)

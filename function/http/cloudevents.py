@@ -19,7 +19,6 @@ from events import (
     parse_triggers,
 )
 from function.errors import ComfyfnError, InvalidRequestError, JobFailedError, JobMissingError, RetryableError
-from function.handling import Recorded
 from function.http.bodies import read_body
 from function.http.responses import connection_of, to_response
 from function.job import JOB_ID, derived_job_id, parse_job_document
@@ -72,9 +71,7 @@ def _run(function: Function, trigger: Trigger, request: Request) -> JobResult | 
         RetryableError: It may be delivered again.
     """
     if isinstance(trigger, JobRequested) and (job_id := _recorded_id(trigger)):
-        recorded = Recorded.JUST_NOW if trigger.data.get("first") is True else Recorded.BEFORE
-        stored = function.jobs.records.load(job_id)
-        return function.handle(stored, connection=connection_of(request), recorded=recorded)
+        return _handle_recorded(function, job_id, request)
     if not isinstance(trigger, JobRequested | ObjectCreated):
         _upkeep(function, trigger)
         return None
@@ -85,17 +82,32 @@ def _run(function: Function, trigger: Trigger, request: Request) -> JobResult | 
         if isinstance(trigger, JobRequested) and (result := function.jobs.records.result(_job_id(trigger))):
             return result
         raise
-    if job and refusal:
-        return function.jobs.refuse(job, refusal)
-    return _handle(function, job, request) if job else None
+    if job is None:
+        return None
+    if refusal is None:
+        try:
+            return function.handle(job, connection=connection_of(request))
+        except JobFailedError as error:
+            refusal = error
+        except InvalidRequestError as error:
+            job, refusal = _refused(trigger, job, error)
+    result = function.jobs.refuse(job, refusal)
+    return result or _handle_recorded(function, job.job_id, request)
 
 
-def _handle(function: Function, job: Job, request: Request) -> JobResult:
-    """Run a job; one that can't even be recorded, because of the files in it, has failed."""
-    try:
-        return function.handle(job, connection=connection_of(request))
-    except JobFailedError as error:
-        return function.jobs.refuse(job, error)
+def _handle_recorded(function: Function, job_id: str, request: Request) -> JobResult:
+    return function.handle(function.jobs.records.load(job_id), connection=connection_of(request), recorded=True)
+
+
+def _refused(trigger: Trigger, job: Job, error: InvalidRequestError) -> tuple[Job, ComfyfnError]:
+    """An upload that can't even be recorded as it is, as a job that can't be run.
+
+    Raises:
+        InvalidRequestError: It is no upload but an event, whose sender is told.
+    """
+    if not isinstance(trigger, ObjectCreated):
+        raise error
+    return replace(job, workflow={}, preloads=()), error
 
 
 def _begin(function: Function, trigger: Trigger) -> None:
@@ -105,17 +117,20 @@ def _begin(function: Function, trigger: Trigger) -> None:
     elif isinstance(trigger, JobRequested | ObjectCreated):
         job, refusal = _job_of(function, trigger)
         if job:
-            _submit(function, replace(job, asynchronous=True), refusal)
+            _submit(function, trigger, replace(job, asynchronous=True), refusal)
     else:
         _upkeep(function, trigger)
 
 
-def _submit(function: Function, job: Job, refusal: ComfyfnError | None) -> None:
-    """Record a job; one whose input files can't be had is one that failed, because nobody would read an answer."""
+def _submit(function: Function, trigger: Trigger, job: Job, refusal: ComfyfnError | None) -> None:
+    """Record a job; one that can't be recorded as it is has failed, because nobody would read an answer."""
     try:
         function.jobs.submit(job, refusal=refusal)
     except JobFailedError as error:
         function.jobs.submit(job, refusal=error)
+    except InvalidRequestError as error:
+        job, refusal = _refused(trigger, job, error)
+        function.jobs.submit(job, refusal=refusal)
 
 
 def _upkeep(function: Function, trigger: Trigger) -> None:
@@ -153,7 +168,7 @@ def _job_id(trigger: JobRequested) -> str:
 def _recorded_id(trigger: JobRequested) -> str:
     """The job that was recorded before, if the event names one instead of describing it."""
     data = trigger.data
-    if not isinstance(data, dict) or "job_id" not in data or not set(data) <= {"job_id", "first"}:
+    if not isinstance(data, dict) or set(data) != {"job_id"}:
         return ""
     if not isinstance(data["job_id"], str) or not JOB_ID.fullmatch(data["job_id"]):
         raise JobMissingError("job_id: expected 32 hexadecimal digits")

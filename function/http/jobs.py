@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,7 @@ def checked_id(job_id: str) -> str:
 
 
 def _limit(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _MAX_PAGE:
+    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= _MAX_PAGE:
         raise InvalidRequestError(f"limit: expected a whole number from 1 to {_MAX_PAGE}")
     return int(text)
 

@@ -193,7 +193,7 @@ def _typed(name: str, text: str) -> object:
 def _parsed(text: str) -> object:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

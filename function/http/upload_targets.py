@@ -73,7 +73,7 @@ def _check_carried(target: UploadTarget, url: SourceUrl, settings: Settings) -> 
 
 def _s3_target(block: S3Upload, allow: tuple[AllowedUrls, ...]) -> UploadTarget:
     target = UploadTarget(f"s3://{block.bucket}/{block.prefix}")
-    if parse_source_url(f"s3://{block.bucket}/").host != block.bucket or not is_key(f"{block.prefix}x"):
+    if parse_source_url(target.url_of("x")).host != block.bucket or not is_key(f"{block.prefix}x"):
         raise ValueError("its bucket or prefix can't be used")
     return _checked(target, allow, what="s3")
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import timedelta
+from functools import partial
 from http import HTTPStatus
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import urllib3
@@ -72,7 +73,8 @@ class Dispatcher:
         self._http = urllib3.PoolManager(
             maxsize=_REQUESTS, retries=False, timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=answer_seconds)
         )
-        self._pool = ThreadPoolExecutor(_REQUESTS, thread_name_prefix="dispatch")
+        self._waiting: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._senders = 0
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._held: set[str] = set()
@@ -85,18 +87,19 @@ class Dispatcher:
 
     def stop(self) -> None:
         """Let go of everything: the jobs stay open in storage, for the next sweep of any pod."""
-        self._stopped.set()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._stopped.set()
+            for _ in range(self._senders):
+                self._waiting.put(None)
         self._http.clear()
         if self._keeper.is_alive():
             self._keeper.join(_STOP_SECONDS)
 
-    def dispatch(self, job_id: str, *, first: bool = False, webhooks: bool = True) -> None:
+    def dispatch(self, job_id: str, *, webhooks: bool = True) -> None:
         """See to it that a job is run; returns at once. A job that is held already stays as it is.
 
         Args:
             job_id: The job.
-            first: Whether it was recorded just now and nobody was sent it before.
             webhooks: Whether it may have any; without, its end only closes it.
         """
         with self._lock:
@@ -105,7 +108,10 @@ class Dispatcher:
             self._held.add(job_id)
             on_ended = self._on_ended if webhooks else self._records.close
             context = copy_context()  # with the id of the request that asked
-            self._pool.submit(context.run, self._see_through, job_id, on_ended, first=first)
+            self._waiting.put(partial(context.run, self._see_through, job_id, on_ended))
+            if self._senders < _REQUESTS:
+                self._senders += 1
+                threading.Thread(target=self._send_all, name="dispatch", daemon=True).start()
 
     def answer_by(self) -> str:
         """By when a job that somebody takes on now has ended, ISO 8601 in UTC."""
@@ -134,11 +140,15 @@ class Dispatcher:
         with self._telling:
             self._holders.note(() if self._stopped.is_set() else tuple(self._held))
 
-    def _see_through(self, job_id: str, on_ended: Callable[[str], None], *, first: bool) -> None:
+    def _send_all(self) -> None:
+        """In a thread that no exit of the process waits for: an answer may take as long as a job does."""
+        while see_through := self._waiting.get():
+            see_through()
+
+    def _see_through(self, job_id: str, on_ended: Callable[[str], None]) -> None:
         try:
             pause_seconds = 0.5
-            while not self._stopped.is_set() and not self._is_settled(job_id, on_ended, first=first):
-                first = False
+            while not self._stopped.is_set() and not self._is_settled(job_id, on_ended):
                 self._stopped.wait(pause_seconds)
                 pause_seconds = min(_LONGEST_PAUSE_SECONDS, pause_seconds * 2)
         except ComfyfnError as error:  # of storage: the job is still open there
@@ -146,9 +156,9 @@ class Dispatcher:
         finally:
             self._held.discard(job_id)
 
-    def _is_settled(self, job_id: str, on_ended: Callable[[str], None], *, first: bool) -> bool:
+    def _is_settled(self, job_id: str, on_ended: Callable[[str], None]) -> bool:
         """Send the job once; whether there is no more to do here."""
-        answer = self._send(job_id, first=first)
+        answer = self._send(job_id)
         if answer and answer.status in _TAKEN_OVER:
             self._records.open(job_id, not_before=self.answer_by())
             return True
@@ -162,7 +172,7 @@ class Dispatcher:
         state = self._records.state(job_id)
         return state.finished or state.created_at is None
 
-    def _send(self, job_id: str, *, first: bool) -> urllib3.BaseHTTPResponse | None:
+    def _send(self, job_id: str) -> urllib3.BaseHTTPResponse | None:
         """The answer of DISPATCH_URL; None if there was none."""
         headers, body = to_structured(
             JOB_REQUESTED,
@@ -170,7 +180,7 @@ class Dispatcher:
             source=SOURCE,
             subject=job_id,
             time=to_timestamp(utc_now()),
-            data={"job_id": job_id, "first": first},
+            data={"job_id": job_id},
         )
         try:
             answer = self._http.request("POST", self._url, body=body, headers=headers | self._headers | _request_id())

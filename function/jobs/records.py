@@ -13,6 +13,7 @@ from function.errors import (
     IdempotencyConflictError,
     InvalidRequestError,
     JobCancelledError,
+    JobFailedError,
     JobMissingError,
     JobPoisonedError,
     JobRunningError,
@@ -48,6 +49,7 @@ MAX_ATTEMPTS = 3
 
 _MAX_CLAIMS = 100  # also of those that were handed back: their records are listed at each beat
 _CLAIM_TRIES = 10
+_FRESH_SECONDS = 5.0
 DEAD_LETTERS = "webhooks/dead/"
 """Of webhooks that were given up; they are kept as long as their jobs."""
 
@@ -119,6 +121,14 @@ class JobRecords:
         except ObjectMissingError as error:
             raise JobMissingError(f"there is no job {job_id}") from error
         return parse_record(_job_key(job_id), data, parse_job)
+
+    def is_fresh(self, job: Job) -> bool:
+        """Whether a job was recorded so short a time ago that nobody is known to have claimed it.
+
+        That saves its first pod a look at its records. It is no more than a guess, by the clocks of two pods: should
+        somebody have claimed the job, another claim fails.
+        """
+        return abs((self._clock() - datetime.fromisoformat(job.created_at)).total_seconds()) < _FRESH_SECONDS
 
     def state(self, job_id: str) -> JobState:
         """What all records of a job say now, by one request."""
@@ -229,8 +239,20 @@ class JobRecords:
         except (JobCancelledError, JobPoisonedError) as error:
             self.fail(job_id, error)
 
+    def refuse(self, job_id: str, error: ComfyfnError) -> JobResult:
+        """End a job that can't be run, as an attempt; its result, which is another one if it had one already.
+
+        Raises:
+            JobRunningError: Another pod is at it.
+        """
+        try:
+            claimed = self.claim(job_id, new=True)
+        except JobFailedError as earlier:
+            return self.fail(job_id, earlier)
+        return self.fail(job_id, error) if isinstance(claimed, int) else claimed
+
     def fail(self, job_id: str, error: ComfyfnError) -> JobResult:
-        """End a job that was never begun by the caller with an error; its last attempt stands for the caller's."""
+        """End a job with an error, as its last attempt, which the caller has claimed."""
         state = self.state(job_id)
         attempt = state.attempts[-1].number if state.attempts else 0
         return self.finish(failed_result(self.load(job_id), attempt, error, finished_at=to_timestamp(self._clock())))

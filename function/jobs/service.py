@@ -11,7 +11,7 @@ from function.credentials import matching_credential
 from function.errors import InvalidRequestError, JobMissingError, NotHereError, StorageUnavailableError
 from function.job import JOB_ID, random_job_id
 from function.jobs.labels import labelled, note_label
-from function.workflow import literal_inputs, parse_workflow, without_url_secrets
+from function.workflow import has_cut_urls, literal_inputs, parse_workflow, without_url_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,7 +121,8 @@ class Jobs:
 
         Args:
             job: The job.
-            refusal: Why it can't be run; it is sent all the same, because who runs jobs also tells of their end.
+            refusal: Why it can't be run; it is sent all the same, because who runs jobs also tells of their end. One
+                that was recorded before as a job that can be run is run.
 
         Raises:
             InvalidRequestError: It outlives its request, and needs what its record may not hold.
@@ -132,19 +133,29 @@ class Jobs:
         if job.outlives_request:
             self._refuse_unsendable()
         new = self._record(job, self.own_inputs.without(job) if refusal else self._recordable(job))
-        if refusal:
-            self.records.fail(job.job_id, refusal)
+        if refusal and (new or self._was_refused(job.job_id)):
+            self.records.refuse(job.job_id, refusal)
         if job.asynchronous and self._dispatcher:
-            first = new and refusal is None
-            self._dispatcher.dispatch(job.job_id, first=first, webhooks=not new or bool(job.webhooks))
+            self._dispatcher.dispatch(job.job_id, webhooks=not new or bool(job.webhooks))
         return new
 
-    def refuse(self, job: Job, error: ComfyfnError) -> JobResult:
-        """Record a job that can't be run; its result, which is another one if it had one already."""
+    def refuse(self, job: Job, error: ComfyfnError) -> JobResult | None:
+        """Record a job that can't be run; its result, which is another one if it had one already.
+
+        None: it was recorded before as one that can be run, and is no other job now because the object that it came
+        from, or its template, has changed since.
+
+        Raises:
+            JobRunningError: Another pod is at it.
+        """
         if job.outlives_request:
             self._refuse_unsendable()
-        self._record(job, self.own_inputs.without(job))
-        return self.records.fail(job.job_id, error)
+        new = self._record(job, self.own_inputs.without(job))
+        return self.records.refuse(job.job_id, error) if new or self._was_refused(job.job_id) else None
+
+    def _was_refused(self, job_id: str) -> bool:
+        """Whether a job was recorded as one that can't be run: without a workflow."""
+        return not self.records.load(job_id).workflow
 
     def _record(self, job: Job, workflow: Any) -> bool:  # noqa: ANN401  (perhaps no graph)
         not_before = self._dispatcher.answer_by() if self._dispatcher and not job.asynchronous else ""
@@ -158,9 +169,11 @@ class Jobs:
 
         Raises:
             JobMissingError: There is no such job.
+            InvalidRequestError: Its record lacks what the job needs.
             NotHereError: There is nobody to send it to.
         """
         job = self.records.load(job_id)
+        self.check_recorded(job)
         again = replace(job, job_id=random_job_id(), stored=True, asynchronous=True, request_sha256="", created_at="")
         self.submit(replace(again, workflow=self.own_inputs.copy(job.workflow, job_id, again.job_id)))
         return again.job_id
@@ -176,12 +189,26 @@ class Jobs:
 
         Raises:
             JobMissingError: There is no such job.
+            InvalidRequestError: Its record lacks what the job needs.
             NotHereError: There is nobody to send it to.
         """
         self._refuse_unsendable()
-        _refuse_secrets(self.records.load(job_id).workflow)
+        self.check_recorded(self.records.load(job_id))
         if self._dispatcher:
             self._dispatcher.dispatch(job_id)
+
+    @staticmethod
+    def check_recorded(job: Job) -> None:
+        """Refuse to run a job from a record that lacks what was cut off from its URLs.
+
+        Raises:
+            InvalidRequestError: It does.
+        """
+        if has_cut_urls(job.workflow):
+            raise InvalidRequestError(
+                f"job {job.job_id}: the queries and logins of its URLs, which may be secrets, were not recorded: send"
+                " the job itself again"
+            )
 
     def _refuse_unsendable(self) -> None:
         if self._dispatcher is None:

@@ -228,7 +228,9 @@ def test_an_unknown_job_is_not_found(function: FunctionProcess, job_id: str) -> 
     assert function.send_event(f"of {job_id}", {"job_id": NOWHERE}).status == 404
 
 
-def test_the_word_of_a_sender_that_a_job_is_untouched_is_only_a_hint(function: FunctionProcess) -> None:
+def test_a_job_that_was_recorded_just_now_may_have_been_claimed(
+    function: FunctionProcess,
+) -> None:
     """A job that has ended, or that was cancelled while it waited, is answered from its result and not run again."""
     done = submitted(function, case("01_empty_save"))
     assert ended(function, done)["status"] == "completed"
@@ -236,11 +238,11 @@ def test_the_word_of_a_sender_that_a_job_is_untouched_is_only_a_hint(function: F
     wait_until(lambda: status_of(function, running)["status"] == "running", what="the engine's work")
     cancelled = submitted(function, case("01_empty_save"))
     function.post(f"/jobs/{cancelled}/cancel", {})
-    assert function.send_event("again", {"job_id": running, "first": True}).status == 409
+    assert function.send_event("again", {"job_id": running}).status == 409
     assert ended(function, running)["status"] == "completed"
     runs = len(function.engine_history())
     for job_id, status in ((done, "completed"), (cancelled, "failed")):
-        answer = function.send_event(f"of {job_id}", {"job_id": job_id, "first": True})
+        answer = function.send_event(f"of {job_id}", {"job_id": job_id})
         assert (answer.status, answer.json["data"]) == (200, ended(function, job_id))
         assert answer.json["data"]["status"] == status
     assert len(function.engine_history()) == runs

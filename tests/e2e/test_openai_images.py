@@ -228,6 +228,12 @@ def test_what_can_not_be_done_is_an_error_of_the_client(
     assert says in raised.value.message
 
 
+def test_a_number_that_is_none_is_refused(client: openai.OpenAI) -> None:
+    """However many brackets it has."""
+    with pytest.raises(openai.BadRequestError, match="n: "):
+        client.images.edit(model="photo/larger", image=PHOTO, prompt="", extra_body={"n": "[" * 100_000})
+
+
 def test_a_second_file_is_refused(client: openai.OpenAI) -> None:
     """Templates take one image under one name."""
     with pytest.raises(openai.BadRequestError, match="one file is taken"):

@@ -108,6 +108,7 @@ def test_probes_answer_under_a_flood_of_four_times_as_many_requests_as_threads(
     ended = [call.join() for call in flood]
     refused = [answer for answer in ended if answer.status == 429]
     assert {answer.status for answer in ended} == {200, 429}
+    assert f"comfyfn_jobs_refused_total {len(refused)}.0" in function.get("/metrics").body.decode()
     assert len(refused) >= 4 * THREADS - 2 * 10
     assert all(int(answer.headers["retry-after"]) > 0 for answer in refused)
     assert function.post("/prompt", prompt).status == 200

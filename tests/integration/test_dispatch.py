@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +11,7 @@ import pytest
 
 from function.building import build_jobs
 from function.config import read_settings
-from function.errors import InvalidRequestError, JobCancelledError
+from function.errors import JobCancelledError
 from function.job import Job, JobResult, random_job_id
 from function.jobs.dispatch import Dispatcher
 from function.jobs.ended import to_ended_event
@@ -157,34 +156,6 @@ def test_a_job_that_a_broker_took_is_let_go(local_store: LocalStore) -> None:
         wait_until(lambda: not dispatcher.holds(job_id), what="the dispatcher to let go")
     assert ended == []
     assert records.not_before(job_id)
-
-
-def test_only_the_first_event_of_a_job_says_so(local_store: LocalStore) -> None:
-    """Whoever gets a later one has to look what became of the job meanwhile."""
-    job_id = asynchronous(JobRecords(local_store))
-    with answering(503) as (url, bodies), dispatching(url, local_store) as (dispatcher, _):
-        dispatcher.dispatch(job_id, first=True)
-        wait_until(lambda: len(bodies) >= 2, what="the job to be sent again")
-    assert [json.loads(body)["data"] for body in bodies[:2]] == [
-        {"job_id": job_id, "first": True},
-        {"job_id": job_id, "first": False},
-    ]
-
-
-def test_a_job_that_is_refused_is_not_sent_as_an_untouched_one(tmp_path: Path) -> None:
-    """It has its result already, under no claim that would show."""
-    with answering(202) as (url, bodies):
-        settings = read_settings({"DATA_DIR": str(tmp_path), "DISPATCH_URL": url, "ENGINE": "none"})
-        jobs = build_jobs(settings, metrics=Metrics())
-        try:
-            good, bad = (Job(random_job_id(), GRAPH, asynchronous=True) for _ in range(2))
-            jobs.submit(good)
-            jobs.submit(bad, refusal=InvalidRequestError("it can't be"))
-            wait_until(lambda: len(bodies) == 2, what="both jobs")
-        finally:
-            jobs.stop()
-    sent = [json.loads(body)["data"] for body in bodies]
-    assert {data["job_id"]: data["first"] for data in sent} == {good.job_id: True, bad.job_id: False}
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from function.credentials import parse_credentials
-from function.errors import InputMissingError, InputRefusedError, InvalidRequestError
+from function.errors import InputMissingError, InputRefusedError, InvalidRequestError, JobRunningError
 from function.inputs.recording import OwnInputs
 from function.jobs.records import JobRecords
 from function.jobs.service import Jobs
@@ -220,3 +221,39 @@ def test_a_model_takes_the_credentials_of_the_request_before_the_settings(source
 
 
 ACCOUNT = {"type": "s3", "access_key_id": "key", "secret_access_key": SECRET}
+
+
+@pytest.mark.parametrize("url", ["https://host.test/cat.png?key=1", "https://me:word@host.test/cat.png"])
+def test_a_record_without_its_secrets_is_not_run(jobs: Jobs, url: str) -> None:
+    """What is left of the URL would fail for a reason that is none."""
+    job = job_of(load_image(url))
+    jobs.submit(job)
+    for run in (jobs.resume, jobs.repeat):
+        with pytest.raises(InvalidRequestError, match="were not recorded: send the job itself again"):
+            run(job.job_id)
+
+
+def test_a_job_that_is_refused_later_is_not_failed(jobs: Jobs, sources: InputSources) -> None:
+    """What was recorded once as a job that can be run is that job; one that never could stays refused."""
+    good, bad = job_of(load_image("up.png"), asynchronous=True), job_of({}, asynchronous=True)
+    sources.uploads.put("up.png", CAT)
+    assert jobs.submit(good)
+    for job in (good, bad, bad):
+        jobs.submit(job, refusal=InputMissingError("it was deleted"))
+    assert jobs.records.result(good.job_id) is None
+    assert jobs.refuse(replace(good, workflow={}), InputMissingError("it was deleted")) is None
+    assert jobs.records.state(good.job_id).attempts == ()
+    refused = jobs.records.result(bad.job_id)
+    assert refused is not None
+    assert (refused.error or {})["code"] == "input_missing"
+    assert jobs.refuse(bad, InputMissingError("again")) == refused
+
+
+def test_a_job_that_another_pod_holds_is_not_refused(jobs: Jobs) -> None:
+    """Whatever its pod makes of it counts."""
+    job = job_of({}, asynchronous=True)
+    jobs.records.submit(job)
+    jobs.records.claim(job.job_id, new=True)
+    with pytest.raises(JobRunningError):
+        jobs.refuse(job, InputMissingError("it was deleted"))
+    assert jobs.records.result(job.job_id) is None

@@ -197,7 +197,7 @@ def test_the_depth_of_wrappings_is_limited() -> None:
     for _ in range(20):
         lists = [lists]
     objects: Any = RECORD
-    for _ in range(500):
+    for _ in range(150):
         objects = {"body": objects}
     for content in (text, lists, objects, event("dev.knative.kafka.event", data=objects)):
         with pytest.raises(MalformedEventError, match=r"^the message is wrapped more than 16 times$"):

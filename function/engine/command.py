@@ -105,11 +105,12 @@ def _embedded(settings: Settings) -> EngineCommand:
         *("--output-directory", str(settings.output_dir)),
         *("--temp-directory", str(scratch)),
     )
+    cwd = Path(__file__).absolute().parents[2]  # where `-m` finds the package, installed or not
     return EngineCommand(
         argv=argv,
-        cwd=Path(__file__).absolute().parents[2],  # where `-m` finds the package, installed or not
+        cwd=cwd,
         port=_port(port) if port else 0,
-        directories=(settings.input_dir, settings.output_dir, scratch),
+        directories=(settings.input_dir, settings.output_dir, scratch, *_user_directory(argv, cwd)),
     )
 
 
@@ -128,7 +129,7 @@ def _comfyui(settings: Settings, home: Path) -> EngineCommand:
         argv=(*command, *(_separator(command) if flags else ()), *flags),
         cwd=home,
         port=_port(_flag(command, "--port")),
-        directories=tuple(directories),
+        directories=(*directories, *_user_directory(command, home)),
         files=tuple(files),
     )
 
@@ -143,6 +144,12 @@ def _directory_flags(command: Sequence[str], base: Path, settings: Settings) -> 
         if directory != (settings.comfy_home or base) / (_flag(command, flag) or own[flag])
         for part in (flag, str(directory))
     ]
+
+
+def _user_directory(command: Sequence[str], cwd: Path) -> tuple[Path, ...]:
+    """Where `--user-directory` has the users' files: the one directory that ComfyUI wants to be there already."""
+    user = _flag(command, "--user-directory")
+    return (cwd / user,) if user else ()
 
 
 def _port(text: str) -> int:

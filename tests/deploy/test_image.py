@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from function.config import read_settings
+from function.engine.command import engine_command
 from function.engine.embedded.options import parse_options
 from tests.support.manifests import ROOT, build, environment, unknown_settings
 
@@ -139,12 +140,14 @@ def test_an_image_starts_with_what_it_sets(stages: dict[str, Stage], target: str
 
 def test_comfyui_starts_with_flags_that_it_has_and_writes_into_data(stages: dict[str, Stage]) -> None:
     """Users' files, database and temporary files leave the read-only COMFY_HOME; the port is for this pod alone."""
-    command = read_settings(variables(stages, "gpu")).command
+    settings = read_settings(variables(stages, "gpu"))
+    command = settings.command
     assert command[:2] == ("python", "main.py")
-    parse_options([*command[2:], "--models-directory", "/data/models"])
+    parse_options(["/" if part == "/data/user" else part for part in command[2:]])  # here it isn't there
     flags = dict(zip(command[2::2], command[3::2], strict=True))
     assert flags["--listen"] == "127.0.0.1"
     assert flags["--user-directory"].startswith("/data/")
+    assert Path(flags["--user-directory"]) in engine_command(settings).directories
     assert flags["--temp-directory"] == "/data"
     assert flags["--database-url"].startswith("sqlite:////data/")
 

@@ -94,6 +94,29 @@ def test_base_directory_counts() -> None:
     assert built.argv == ("python", "main.py", "--base-directory", "/base")
 
 
+@pytest.mark.parametrize(
+    ("flag", "directory"),
+    [
+        ("--user-directory /users", "/users"),
+        ("--user-directory=users", "/opt/ComfyUI/users"),
+        ("--user-directory /first --user-directory /users", "/users"),
+    ],
+)
+def test_a_user_directory_of_cmd_is_made(flag: str, directory: str) -> None:
+    """ComfyUI refuses one that isn't there; it reads a relative one from where it runs."""
+    assert Path(directory) in command(CMD=f"python main.py {flag}").directories
+
+
+def test_embedded_engine_starts_with_a_user_directory_of_cmd(tmp_path: Path) -> None:
+    """It refuses one that isn't there, as ComfyUI does, so that one is made for it too."""
+    cmd = f"python main.py --user-directory {tmp_path / 'user'}"
+    built = engine_command(read_settings({"DATA_DIR": str(tmp_path / "data"), "ENGINE": "embedded", "CMD": cmd}))
+    with pytest.raises(SystemExit):
+        parse_options(built.argv_for(1234)[3:])
+    built.prepare()
+    parse_options(built.argv_for(1234)[3:])
+
+
 def test_other_model_directory_gets_a_paths_file() -> None:
     """Another MODEL_DIR is made known by a file that every ComfyUI reads."""
     built = command(CMD="python main.py", MODEL_DIR="/models")

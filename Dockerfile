@@ -74,11 +74,12 @@ RUN python3 /bake/bake.py apt /bake/manifest.json
 COPY --from=comfyui /opt/comfyui /opt/comfyui
 COPY --from=comfyui /opt/ComfyUI /opt/ComfyUI
 COPY --from=function /opt/comfyfn /opt/comfyfn
-# ComfyUI writes nothing beside itself: its user's files, database and temporary files lie in /data.
+# ComfyUI can write nothing beside itself, whatever CMD is: the function has its files of users, database and temporary
+# files lie in DATA_DIR.
 ENV PATH=/opt/comfyui/bin:${PATH} \
     ENGINE=comfyui \
     COMFY_HOME=/opt/ComfyUI \
-    CMD="python main.py --listen 127.0.0.1 --user-directory /data/user --temp-directory /data --database-url sqlite:////data/comfyui.db" \
+    CMD="python main.py --listen 127.0.0.1" \
     MODEL_DIR=/data/models \
     INPUT_DIR=/data/input \
     OUTPUT_DIR=/data/output \

@@ -85,8 +85,21 @@ def test_what_only_the_build_needs_stays_in_the_build(container: Container) -> N
 
 def test_cmd_starts_the_engine_on_a_read_only_root_and_a_job_runs(container: Container) -> None:
     """ComfyUI's `main.py` gets the image's flags, with ComfyUI's Python; the job goes through it."""
-    wait_until(lambda: probe(container, "/ready"), what=f"/ready; log: {container.log}", timeout_seconds=120)
+    runs_a_job(container)
     assert f"started with torch {VERSION} and nodes ['{NODE}', 'example.py']" in container.log
+
+
+def test_an_operators_cmd_starts_it_too(podman: Podman, gpu_image: str) -> None:
+    """It knows nothing of the read-only root, where ComfyUI would make its directory of users."""
+    cmd = "--env=CMD=python main.py --normalvram --listen 0.0.0.0"
+    with podman.container("--network=none", *LIMITS, *VOLUMES, cmd, gpu_image) as container:
+        runs_a_job(container)
+        assert container.exec("ls", "-d", "/data/user").returncode == 0
+
+
+def runs_a_job(container: Container) -> None:
+    """Wait for the engine and have it run a small workflow."""
+    wait_until(lambda: probe(container, "/ready"), what=f"/ready; log: {container.log}", timeout_seconds=120)
     body = json.dumps({"prompt": slow_workflow(blurs=1, size=64)})
     url = "http://127.0.0.1:3000/prompt"
     sent = container.exec("curl", "-fsS", "-H", "content-type: application/json", "-d", "@-", url, body=body)

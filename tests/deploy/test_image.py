@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -138,18 +139,25 @@ def test_an_image_starts_with_what_it_sets(stages: dict[str, Stage], target: str
     assert given["HOME"] == given["DATA_DIR"]
 
 
-def test_comfyui_starts_with_flags_that_it_has_and_writes_into_data(stages: dict[str, Stage]) -> None:
-    """Users' files, database and temporary files leave the read-only COMFY_HOME; the port is for this pod alone."""
-    settings = read_settings(variables(stages, "gpu"))
-    command = settings.command
-    assert command[:2] == ("python", "main.py")
-    parse_options(["/" if part == "/data/user" else part for part in command[2:]])  # here it isn't there
-    flags = dict(zip(command[2::2], command[3::2], strict=True))
-    assert flags["--listen"] == "127.0.0.1"
-    assert flags["--user-directory"].startswith("/data/")
-    assert Path(flags["--user-directory"]) in engine_command(settings).directories
-    assert flags["--temp-directory"] == "/data"
-    assert flags["--database-url"].startswith("sqlite:////data/")
+@pytest.mark.parametrize("given", ["", "python main.py --normalvram --listen 0.0.0.0"])
+def test_comfyui_writes_into_data_whatever_cmd_is(stages: dict[str, Stage], tmp_path: Path, given: str) -> None:
+    """Of the image's own command and of an operator's: what ComfyUI wants to write leaves the read-only COMFY_HOME."""
+    (tmp_path / "comfy").mkdir()
+    (tmp_path / "comfy" / "cli_args.py").write_text("--database-url")
+    image = variables(stages, "gpu")
+    settings = read_settings(image | {"COMFY_HOME": str(tmp_path)} | ({"CMD": given} if given else {}))
+    built = engine_command(settings, may_write=lambda _directory: False)
+    assert built.argv[:2] == ("python", "main.py")
+    flags = dict(pairwise(built.argv))
+    assert (flags["--user-directory"], flags["--temp-directory"]) == ("/data/user", "/data")
+    assert flags["--database-url"] == "sqlite:////data/comfyui.db"
+    assert Path("/data/user") in built.directories
+
+
+def test_the_images_comfyui_listens_for_this_pod_alone(stages: dict[str, Stage]) -> None:
+    """Nobody reaches its port from outside unless CMD says so; the flags are such as ComfyUI has."""
+    command = read_settings(variables(stages, "gpu")).command
+    assert parse_options(command[2:]).addresses == ("127.0.0.1",)
 
 
 def test_the_build_gets_what_it_copies_and_nothing_else(stages: dict[str, Stage]) -> None:

@@ -16,6 +16,7 @@ from function.engine.command import engine_command
 from function.engine.supervisor import Supervisor
 from function.errors import ComfyfnError
 from function.gpu import read_gpus
+from function.models.directory import can_write
 from function.models.mounts import list_mounts, nfs_problem
 from function.setting_values import GIB
 from function.storage import open_store, probe_create
@@ -68,8 +69,9 @@ def check_storage(settings: Settings) -> Iterator[Finding]:
 
 def check_disk(settings: Settings) -> Iterator[Finding]:
     """The directories can be written and the cache fits on its disk."""
-    for name in ("model_dir", "input_dir", "output_dir"):
-        yield _check_directory(name.upper(), getattr(settings, name), read_only_is_fine=name == "model_dir")
+    yield _check_model_dir(settings.model_dir)
+    for name in ("input_dir", "output_dir"):
+        yield _check_directory(name.upper(), getattr(settings, name))
     if problem := nfs_problem(settings.model_dir, list_mounts()):
         yield Finding("warn", "MODEL_DIR", f"{settings.model_dir} is on NFS: {problem}")
     free = _free_bytes(settings.model_dir)
@@ -83,7 +85,23 @@ def check_disk(settings: Settings) -> Iterator[Finding]:
         yield Finding("ok", "disk", text)
 
 
-def _check_directory(variable: str, path: Path, *, read_only_is_fine: bool) -> Finding:
+def _check_model_dir(path: Path) -> Finding:
+    """It is read-only as a whole, or all its folders can be written: downloads go into them."""
+    finding = _check_directory("MODEL_DIR", path, read_only_is_fine=True)
+    folders = sorted(folder for folder in path.iterdir() if folder.is_dir()) if finding.level == "ok" else []
+    closed = ", ".join(folder.name for folder in folders if _is_for_models(folder) and not can_write(folder))
+    if not closed:
+        return finding
+    remedy = f"chown -R {os.getuid()}:{os.getgid()} {path}"
+    return Finding("fail", "MODEL_DIR", f"{path}: models can't be downloaded into {closed}; {remedy}")
+
+
+def _is_for_models(folder: Path) -> bool:
+    """Whether it isn't one of a file system's own."""
+    return folder.name != "lost+found" and not folder.name.startswith(".")
+
+
+def _check_directory(variable: str, path: Path, *, read_only_is_fine: bool = False) -> Finding:
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):

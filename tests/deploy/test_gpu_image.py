@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 from tests.deploy.test_container import LIMITS, VOLUMES
 from tests.e2e.test_main_job import slow_workflow
+from tests.support.engine import ROOT
 from tests.support.gpu_stand_ins import (
     DEBIAN_PACKAGE,
     NODE,
@@ -95,6 +98,21 @@ def test_an_operators_cmd_starts_it_too(podman: Podman, gpu_image: str) -> None:
     with podman.container("--network=none", *LIMITS, *VOLUMES, cmd, gpu_image) as container:
         runs_a_job(container)
         assert container.exec("ls", "-d", "/data/user").returncode == 0
+
+
+def test_compose_lets_the_function_write_into_the_folders_of_models(podman: Podman, gpu_image: str) -> None:
+    """A new volume is filled with the image's folders, which are root's; the service `permissions` gives them away."""
+    service = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["permissions"]
+    models, shared = f"models-{uuid.uuid4().hex[:8]}", f"shared-{uuid.uuid4().hex[:8]}"
+    volumes = [f"--volume={models}:/opt/ComfyUI/models", f"--volume={shared}:/shared"]
+    entrypoint = f"--entrypoint={json.dumps(service['entrypoint'])}"
+    write = ["touch", "/opt/ComfyUI/models/checkpoints/a", "/opt/ComfyUI/models/a", "/shared/a"]
+    try:
+        user = f"--user={service['user']}"
+        podman.run("run", "--rm", "--network=none", user, *volumes, entrypoint, gpu_image, *service["command"])
+        podman.run("run", "--rm", "--network=none", *volumes, "--entrypoint=[]", gpu_image, *write)
+    finally:
+        podman.run("volume", "rm", "--force", models, shared)
 
 
 def runs_a_job(container: Container) -> None:

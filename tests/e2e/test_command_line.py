@@ -156,6 +156,19 @@ def test_doctor_says_what_to_mend(tmp_path: Path) -> None:
     assert "Traceback" not in done.stdout + done.stderr
 
 
+def test_doctor_names_folders_of_models_that_cant_be_written(tmp_path: Path) -> None:
+    """The directory of models can be, but models are downloaded into its folders; a file system's own don't count."""
+    models = tmp_path / "models"
+    for folder in ("vae", ".snapshot"):
+        (models / folder).mkdir(parents=True)
+    for folder in ("checkpoints", "lost+found"):
+        (models / folder).symlink_to("/proc")  # where nobody makes files, root neither
+    done = comfyfn("doctor", cwd=tmp_path, MODEL_DIR=str(models), LD_LIBRARY_PATH="")
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("fail")]
+    assert done.returncode == 1
+    assert "can't be downloaded into checkpoints; chown -R" in line
+
+
 def test_doctor_stops_at_a_setting_that_is_wrong(tmp_path: Path) -> None:
     """With the line of the setting."""
     done = comfyfn("doctor", cwd=tmp_path, PORT="all")

@@ -74,6 +74,7 @@ def write_stand_ins(directory: Path) -> None:
             "comfy/cli_args.py": "# has --database-url",
             "requirements.txt": "torch\npyyaml\n",
             "custom_nodes/example.py": "",
+            "models/checkpoints/put_checkpoints_here": "",
         },
     )
     write_repository(directory / NODE, {"__init__.py": "", "requirements.txt": f"{NODE_PACKAGE}\ntorch\n"})

@@ -13,7 +13,8 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 RUN groupadd --gid 10001 comfyfn \
     && useradd --uid 10001 --gid comfyfn --home-dir /data --no-create-home --shell /usr/sbin/nologin comfyfn \
-    && install -d -o comfyfn -g comfyfn /data
+    && install -d -o comfyfn -g comfyfn /data \
+    && ln -s /opt/comfyfn/bin/comfyfn /usr/local/bin/comfyfn
 ENV HOME=/data \
     DATA_DIR=/data \
     PORT=3000 \

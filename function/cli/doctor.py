@@ -6,15 +6,18 @@ import os
 import shutil
 import tempfile
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
 
 from function.cli.findings import Finding, show_finding
 from function.config import Settings, read_settings, shown_settings
+from function.engine.api import EngineApi
 from function.engine.command import engine_command
+from function.engine.process import HOST
 from function.engine.supervisor import Supervisor
-from function.errors import ComfyfnError
+from function.errors import ComfyfnError, EngineUnavailableError
 from function.gpu import read_gpus
 from function.models.directory import can_write
 from function.models.mounts import list_mounts, nfs_problem
@@ -132,11 +135,15 @@ def check_gpu(settings: Settings) -> Iterator[Finding]:
 
 
 def check_engine(settings: Settings) -> Iterator[Finding]:
-    """Start the engine, see it ready, stop it."""
+    """Start the engine, see it ready, stop it; or find that of a function that runs, which holds its port."""
     if settings.engine == "none":
         yield Finding("ok", "engine", f"none: jobs are sent to {settings.dispatch_url}")
         return
-    supervisor = Supervisor(engine_command(settings))
+    command = engine_command(settings)
+    if command.port and _is_comfyui(command.port):
+        yield Finding("ok", "engine", f"{settings.engine}: already running, answers on port {command.port}")
+        return
+    supervisor = Supervisor(command)
     started = time.monotonic()
     click.echo(f"      starting the engine ({settings.engine})", err=True)
     supervisor.start()
@@ -147,6 +154,15 @@ def check_engine(settings: Settings) -> Iterator[Finding]:
         yield Finding("fail", "engine", f"{error.message}; check CMD and COMFY_HOME")
     finally:
         supervisor.stop()
+
+
+def _is_comfyui(port: int) -> bool:
+    """Whether what answers there tells of itself as ComfyUI does."""
+    with closing(EngineApi(HOST, port)) as api:
+        try:
+            return "system" in api.system_stats()
+        except EngineUnavailableError:
+            return False
 
 
 CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (

@@ -92,6 +92,14 @@ def test_cmd_starts_the_engine_on_a_read_only_root_and_a_job_runs(container: Con
     assert f"started with torch {VERSION} and nodes ['{NODE}', 'example.py']" in container.log
 
 
+def test_doctor_finds_the_engine_that_runs(container: Container) -> None:
+    """`comfyfn doctor` in the container starts no second engine; that there is no GPU is all that it has to say."""
+    wait_until(lambda: probe(container, "/ready"), what=f"/ready; log: {container.log}", timeout_seconds=120)
+    lines = container.exec("comfyfn", "doctor").stdout.splitlines()
+    assert [line[6:22].strip() for line in lines if line.startswith("fail")] == ["gpu"], lines
+    assert any("already running" in line for line in lines)
+
+
 def test_an_operators_cmd_starts_it_too(podman: Podman, gpu_image: str) -> None:
     """It knows nothing of the read-only root, where ComfyUI would make its directory of users."""
     cmd = "--env=CMD=python main.py --normalvram --listen 0.0.0.0"

@@ -127,6 +127,14 @@ def test_an_image_brings_what_health_checks_call(stages: dict[str, Stage], targe
     assert "/health" in check
 
 
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_the_command_line_is_on_the_path(stages: dict[str, Stage], target: str) -> None:
+    """`docker exec ... comfyfn doctor` finds what the image itself starts."""
+    (program,) = json.loads(stages[target].all("ENTRYPOINT")[0])
+    assert stages[target].base == "base"
+    assert any(f"ln -s {program} /usr/local/bin/comfyfn" in command for command in stages["base"].all("RUN"))
+
+
 @pytest.mark.parametrize(("target", "engine"), [("cpu", "embedded"), ("gpu", "comfyui")])
 def test_an_image_starts_with_what_it_sets(stages: dict[str, Stage], target: str, engine: str) -> None:
     """Its variables are settings, and every directory that is written to lies below the one that is a volume."""

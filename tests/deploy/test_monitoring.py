@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from function.telemetry import Metrics
+from tests.support.manifests import build
 from tests.support.nginx import ROOT
 
 if TYPE_CHECKING:
@@ -78,6 +79,26 @@ def test_the_dashboard_shows_every_metric() -> None:
         if not asked & {f"{family.name}{suffix}" for suffix in SUFFIXES[family.type]}
     }
     assert missing == set()
+
+
+def function_pods() -> list[tuple[str, dict[str, Any]]]:
+    """The namespace and the pod template of everything in the manifests that runs the function."""
+    kinds = {"knative/base": "serving.knative.dev/Service", "k8s": "Deployment"}
+    found = [workload for folder, kind in kinds.items() for workload in build(ROOT / folder).all(kind)]
+    return [(workload["metadata"]["namespace"], workload["spec"]["template"]) for workload in found]
+
+
+def test_cpu_and_memory_are_asked_of_the_manifests_containers() -> None:
+    """Each selector of a container takes the names that Kubernetes, Knative and Compose are given here."""
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    given = {pod["spec"]["containers"][0]["name"] for _, pod in function_pods()} | {"comfyui-api"} & compose.keys()
+    unnamed = "user-container"  # by Knative
+    expressions = " ".join([*dashboard_expressions(), *rule_expressions()])
+    selectors = re.findall(r'container=~"([^"]+)"', expressions)
+    assert len(selectors) == expressions.count("container=") >= 8
+    for selector in selectors:
+        assert {name for name in given | {unnamed} if not re.fullmatch(selector, name)} == set()
+    assert given == {"function", "comfyui-api"}
 
 
 def test_recorded_rules_are_those_that_alerts_use() -> None:
@@ -202,8 +223,8 @@ ENGINE = f"comfyfn_engine_starts_total{{{POD}}}"
         (
             "ComfyfnCpuShort",
             {
-                f'container_cpu_cfs_throttled_periods_total{{{POD}, container="user-container"}}': "0+300x60",
-                f'container_cpu_cfs_periods_total{{{POD}, container="user-container"}}': "0+600x60",
+                f'container_cpu_cfs_throttled_periods_total{{{POD}, container="function"}}': "0+300x60",
+                f'container_cpu_cfs_periods_total{{{POD}, container="function"}}': "0+600x60",
             },
         ),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import PurePosixPath
 from typing import Any
 
 import jsonschema
@@ -104,6 +105,16 @@ def test_a_laptop_runs_the_embedded_engine_with_the_s3_stand_in() -> None:
     assert identities[0]["credentials"] == [
         {"accessKey": given["AWS_ACCESS_KEY_ID"], "secretKey": given["AWS_SECRET_ACCESS_KEY"]}
     ]
+
+
+def test_the_bucket_is_made_with_the_functions_python() -> None:
+    """Of the image's interpreters only that of the environment which ENTRYPOINT is in has boto3."""
+    (entrypoint,) = set(re.findall(r'^ENTRYPOINT \["(.+)"\]$', (ROOT / "Dockerfile").read_text(), re.MULTILINE))
+    service = load("docker-compose.yml")["services"]["s3-bucket"]
+    assert service["entrypoint"] == [str(PurePosixPath(entrypoint).with_name("python")), "-c"]
+    (program,) = service["command"]
+    compile(program, "s3-bucket", "exec")
+    assert "boto3==" in (ROOT / "requirements.lock").read_text()
 
 
 @pytest.mark.parametrize("name", ["docker-compose.yml", "compose/traefik.yml"])

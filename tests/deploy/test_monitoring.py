@@ -81,17 +81,21 @@ def test_the_dashboard_shows_every_metric() -> None:
     assert missing == set()
 
 
-def function_pods() -> list[tuple[str, dict[str, Any]]]:
-    """The namespace and the pod template of everything in the manifests that runs the function."""
-    kinds = {"knative/base": "serving.knative.dev/Service", "k8s": "Deployment"}
-    found = [workload for folder, kind in kinds.items() for workload in build(ROOT / folder).all(kind)]
-    return [(workload["metadata"]["namespace"], workload["spec"]["template"]) for workload in found]
+def knative_services() -> list[dict[str, Any]]:
+    """The Services of knative/."""
+    return build(ROOT / "knative" / "base").all("serving.knative.dev/Service")
+
+
+def deployments() -> list[dict[str, Any]]:
+    """The Deployments of k8s/."""
+    return build(ROOT / "k8s").all("Deployment")
 
 
 def test_cpu_and_memory_are_asked_of_the_manifests_containers() -> None:
     """Each selector of a container takes the names that Kubernetes, Knative and Compose are given here."""
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    given = {pod["spec"]["containers"][0]["name"] for _, pod in function_pods()} | {"comfyui-api"} & compose.keys()
+    pods = [workload["spec"]["template"]["spec"] for workload in [*knative_services(), *deployments()]]
+    given = {pod["containers"][0]["name"] for pod in pods} | {"comfyui-api"} & compose.keys()
     unnamed = "user-container"  # by Knative
     expressions = " ".join([*dashboard_expressions(), *rule_expressions()])
     selectors = re.findall(r'container=~"([^"]+)"', expressions)
@@ -166,6 +170,24 @@ def test_pods_are_scraped_and_not_the_route() -> None:
         ("user-port", "/metrics"),
         ("http", "/metrics"),
     ]
+
+
+def test_monitors_look_where_the_manifests_put_their_pods() -> None:
+    """Wherever the monitors themselves are applied; the container's port has the name that is scraped."""
+    monitors = {
+        monitor["metadata"]["name"]: monitor["spec"]
+        for monitor in yaml.safe_load_all((MONITORING / "pod-monitor.yaml").read_text())
+    }
+    namespaces = {name: spec["namespaceSelector"]["matchNames"] for name, spec in monitors.items()}
+    (deployed,), services = deployments(), knative_services()
+    assert namespaces["comfyui-api"] == [deployed["metadata"]["namespace"]]
+    assert namespaces["comfyfn"] == sorted({service["metadata"]["namespace"] for service in services})
+    (expression,) = monitors["comfyfn"]["selector"]["matchExpressions"]
+    assert sorted(expression["values"]) == sorted(service["metadata"]["name"] for service in services)
+    pod = deployed["spec"]["template"]
+    assert monitors["comfyui-api"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    (port,) = pod["spec"]["containers"][0]["ports"]
+    assert port["name"] == monitors["comfyui-api"]["podMetricsEndpoints"][0]["port"]
 
 
 def test_what_is_scaled_on_is_in_a_real_scrape(function_factory: FunctionFactory, fake_nvml: Path) -> None:

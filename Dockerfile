@@ -75,8 +75,8 @@ RUN python3 /bake/bake.py apt /bake/manifest.json
 COPY --from=comfyui /opt/comfyui /opt/comfyui
 COPY --from=comfyui /opt/ComfyUI /opt/ComfyUI
 COPY --from=function /opt/comfyfn /opt/comfyfn
-# ComfyUI can write nothing beside itself, whatever CMD is: the function has its files of users, database and temporary
-# files lie in DATA_DIR.
+# ComfyUI can write nothing beside itself: the function sees to it, whatever CMD is, that its users' files, database and
+# temporary files lie in DATA_DIR.
 ENV PATH=/opt/comfyui/bin:${PATH} \
     ENGINE=comfyui \
     COMFY_HOME=/opt/ComfyUI \

@@ -186,7 +186,7 @@ def _is_read_only(directory: Path, may_write: Callable[[Path], bool]) -> bool:
 
 
 def _has_database(home: Path) -> bool:
-    """Whether this ComfyUI takes `--database-url`: those before July 2025 end at a flag that they don't know."""
+    """Whether this ComfyUI takes `--database-url`: those before June 2025 end at a flag that they don't know."""
     flags = home / "comfy" / "cli_args.py"
     return flags.is_file() and "--database-url" in flags.read_text(encoding="utf-8")
 

@@ -13,7 +13,8 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 RUN groupadd --gid 10001 comfyfn \
     && useradd --uid 10001 --gid comfyfn --home-dir /data --no-create-home --shell /usr/sbin/nologin comfyfn \
-    && install -d -o comfyfn -g comfyfn /data
+    && install -d -o comfyfn -g comfyfn /data \
+    && ln -s /opt/comfyfn/bin/comfyfn /usr/local/bin/comfyfn
 ENV HOME=/data \
     DATA_DIR=/data \
     PORT=3000 \
@@ -74,11 +75,12 @@ RUN python3 /bake/bake.py apt /bake/manifest.json
 COPY --from=comfyui /opt/comfyui /opt/comfyui
 COPY --from=comfyui /opt/ComfyUI /opt/ComfyUI
 COPY --from=function /opt/comfyfn /opt/comfyfn
-# ComfyUI writes nothing beside itself: its user's files, database and temporary files lie in /data.
+# ComfyUI can write nothing beside itself: the function sees to it, whatever CMD is, that its users' files, database and
+# temporary files lie in DATA_DIR.
 ENV PATH=/opt/comfyui/bin:${PATH} \
     ENGINE=comfyui \
     COMFY_HOME=/opt/ComfyUI \
-    CMD="python main.py --listen 127.0.0.1 --user-directory /data/user --temp-directory /data --database-url sqlite:////data/comfyui.db" \
+    CMD="python main.py --listen 127.0.0.1" \
     MODEL_DIR=/data/models \
     INPUT_DIR=/data/input \
     OUTPUT_DIR=/data/output \

@@ -72,7 +72,12 @@ class Settings:
         " default: `comfyui` if CMD or COMFY_HOME is set.",
     )
     command: tuple[str, ...] = _setting(
-        "CMD", command, "", "How ComfyUI starts, run in COMFY_HOME without a shell; default `python main.py`."
+        "CMD",
+        command,
+        "",
+        "How ComfyUI starts, run in COMFY_HOME without a shell; default `python main.py`. Flags for directories are"
+        " added where the settings want others than ComfyUI's own, and for users' files, temporary files and database,"
+        " in DATA_DIR, where ComfyUI's own can't be written.",
     )
     comfy_home: Path | None = _setting(
         "COMFY_HOME", directory, "", "ComfyUI's directory; default `/opt/ComfyUI` if ENGINE is comfyui."

@@ -6,16 +6,20 @@ import os
 import shutil
 import tempfile
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
 
 from function.cli.findings import Finding, show_finding
 from function.config import Settings, read_settings, shown_settings
+from function.engine.api import EngineApi
 from function.engine.command import engine_command
+from function.engine.process import HOST
 from function.engine.supervisor import Supervisor
-from function.errors import ComfyfnError
+from function.errors import ComfyfnError, EngineUnavailableError
 from function.gpu import read_gpus
+from function.models.directory import can_write
 from function.models.mounts import list_mounts, nfs_problem
 from function.setting_values import GIB
 from function.storage import open_store, probe_create
@@ -68,8 +72,9 @@ def check_storage(settings: Settings) -> Iterator[Finding]:
 
 def check_disk(settings: Settings) -> Iterator[Finding]:
     """The directories can be written and the cache fits on its disk."""
-    for name in ("model_dir", "input_dir", "output_dir"):
-        yield _check_directory(name.upper(), getattr(settings, name), read_only_is_fine=name == "model_dir")
+    yield _check_model_dir(settings.model_dir)
+    for name in ("input_dir", "output_dir"):
+        yield _check_directory(name.upper(), getattr(settings, name))
     if problem := nfs_problem(settings.model_dir, list_mounts()):
         yield Finding("warn", "MODEL_DIR", f"{settings.model_dir} is on NFS: {problem}")
     free = _free_bytes(settings.model_dir)
@@ -83,7 +88,23 @@ def check_disk(settings: Settings) -> Iterator[Finding]:
         yield Finding("ok", "disk", text)
 
 
-def _check_directory(variable: str, path: Path, *, read_only_is_fine: bool) -> Finding:
+def _check_model_dir(path: Path) -> Finding:
+    """It is read-only as a whole, or all its folders can be written: downloads go into them."""
+    finding = _check_directory("MODEL_DIR", path, read_only_is_fine=True)
+    folders = sorted(folder for folder in path.iterdir() if folder.is_dir()) if finding.level == "ok" else []
+    closed = ", ".join(folder.name for folder in folders if _is_for_models(folder) and not can_write(folder))
+    if not closed:
+        return finding
+    remedy = f"chown -R {os.getuid()}:{os.getgid()} {path}"
+    return Finding("fail", "MODEL_DIR", f"{path}: models can't be downloaded into {closed}; {remedy}")
+
+
+def _is_for_models(folder: Path) -> bool:
+    """Whether it isn't one of a file system's own."""
+    return folder.name != "lost+found" and not folder.name.startswith(".")
+
+
+def _check_directory(variable: str, path: Path, *, read_only_is_fine: bool = False) -> Finding:
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -114,11 +135,15 @@ def check_gpu(settings: Settings) -> Iterator[Finding]:
 
 
 def check_engine(settings: Settings) -> Iterator[Finding]:
-    """Start the engine, see it ready, stop it."""
+    """Start the engine, see it ready, stop it; or find that of a function that runs, which holds its port."""
     if settings.engine == "none":
         yield Finding("ok", "engine", f"none: jobs are sent to {settings.dispatch_url}")
         return
-    supervisor = Supervisor(engine_command(settings))
+    command = engine_command(settings)
+    if command.port and _is_comfyui(command.port):
+        yield Finding("ok", "engine", f"{settings.engine}: already running, answers on port {command.port}")
+        return
+    supervisor = Supervisor(command)
     started = time.monotonic()
     click.echo(f"      starting the engine ({settings.engine})", err=True)
     supervisor.start()
@@ -129,6 +154,15 @@ def check_engine(settings: Settings) -> Iterator[Finding]:
         yield Finding("fail", "engine", f"{error.message}; check CMD and COMFY_HOME")
     finally:
         supervisor.stop()
+
+
+def _is_comfyui(port: int) -> bool:
+    """Whether what answers there tells of itself as ComfyUI does."""
+    with closing(EngineApi(HOST, port)) as api:
+        try:
+            return "system" in api.system_stats()
+        except EngineUnavailableError:
+            return False
 
 
 CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (

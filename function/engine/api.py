@@ -96,6 +96,10 @@ class EngineApi:
         """Ask the engine to unload its models and to forget cached results; it does so before its next run."""
         self._post("/free", {"unload_models": True, "free_memory": True})
 
+    def system_stats(self) -> dict[str, Any]:
+        """What the engine is, and its devices."""
+        return self._get("/system_stats")
+
     def object_info(self, *, timeout_seconds: float) -> dict[str, Any]:
         """Every node class with its inputs and outputs."""
         return self._get("/object_info", timeout_seconds=timeout_seconds, max_bytes=_MAX_NODES_BYTES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from function.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from function.config import Settings
 
@@ -83,13 +84,23 @@ class EngineCommand:
             path.write_text(text, encoding="utf-8")
 
 
-def engine_command(settings: Settings) -> EngineCommand:
+def _may_write(directory: Path) -> bool:
+    return os.access(directory, os.W_OK)
+
+
+def engine_command(settings: Settings, *, may_write: Callable[[Path], bool] = _may_write) -> EngineCommand:
     """The command that the settings ask for.
+
+    Args:
+        settings: The settings.
+        may_write: Whether this process may write into a directory that is there.
 
     Raises:
         SettingsError: CMD names a port that is none.
     """
-    return _embedded(settings) if settings.engine == "embedded" else _comfyui(settings, settings.comfy_home or Path())
+    if settings.engine == "embedded":
+        return _embedded(settings)
+    return _comfyui(settings, settings.comfy_home or Path(), may_write)
 
 
 def _embedded(settings: Settings) -> EngineCommand:
@@ -105,21 +116,23 @@ def _embedded(settings: Settings) -> EngineCommand:
         *("--output-directory", str(settings.output_dir)),
         *("--temp-directory", str(scratch)),
     )
+    cwd = Path(__file__).absolute().parents[2]  # where `-m` finds the package, installed or not
     return EngineCommand(
         argv=argv,
-        cwd=Path(__file__).absolute().parents[2],  # where `-m` finds the package, installed or not
+        cwd=cwd,
         port=_port(port) if port else 0,
-        directories=(settings.input_dir, settings.output_dir, scratch),
+        directories=(settings.input_dir, settings.output_dir, scratch, *_user_directory(argv, cwd)),
     )
 
 
-def _comfyui(settings: Settings, home: Path) -> EngineCommand:
+def _comfyui(settings: Settings, home: Path, may_write: Callable[[Path], bool]) -> EngineCommand:
     command = settings.command
-    base = Path(_flag(command, "--base-directory") or home)
+    base = home / _flag(command, "--base-directory")
     flags = _directory_flags(command, base, settings)
+    flags += _flags_of_read_only(command, home, base, settings.data_dir, may_write)
     directories = [settings.input_dir, settings.output_dir]
     files = []
-    if settings.model_dir != home / base / "models":
+    if settings.model_dir != base / "models":
         paths_file = settings.data_dir / "engine" / "extra_model_paths.yaml"
         flags += ["--extra-model-paths-config", str(paths_file)]
         directories.append(paths_file.parent)
@@ -128,7 +141,7 @@ def _comfyui(settings: Settings, home: Path) -> EngineCommand:
         argv=(*command, *(_separator(command) if flags else ()), *flags),
         cwd=home,
         port=_port(_flag(command, "--port")),
-        directories=tuple(directories),
+        directories=(*directories, *_user_directory((*command, *flags), home)),
         files=tuple(files),
     )
 
@@ -143,6 +156,45 @@ def _directory_flags(command: Sequence[str], base: Path, settings: Settings) -> 
         if directory != (settings.comfy_home or base) / (_flag(command, flag) or own[flag])
         for part in (flag, str(directory))
     ]
+
+
+def _flags_of_read_only(
+    command: Sequence[str], home: Path, base: Path, data_dir: Path, may_write: Callable[[Path], bool]
+) -> list[str]:
+    """Flags for what ComfyUI writes beside itself if it isn't told otherwise, where that can't be written.
+
+    Without a directory of users it ends at its start; without a database some versions only say so.
+    """
+    wanted = [
+        ("--user-directory", base / "user", str(data_dir / "user")),
+        ("--temp-directory", base / "temp", str(data_dir)),  # `temp` is appended
+    ]
+    if _has_database(home):
+        wanted.append(("--database-url", home / "user", f"sqlite:///{data_dir / 'comfyui.db'}"))  # whatever the base is
+    return [
+        part
+        for flag, own, value in wanted
+        if not _flag(command, flag) and _is_read_only(own, may_write)
+        for part in (flag, value)
+    ]
+
+
+def _is_read_only(directory: Path, may_write: Callable[[Path], bool]) -> bool:
+    """Whether it is there and can't be written, or is not and can't be made."""
+    existing = directory if directory.is_dir() else directory.parent
+    return existing.is_dir() and not may_write(existing)
+
+
+def _has_database(home: Path) -> bool:
+    """Whether this ComfyUI takes `--database-url`: those before June 2025 end at a flag that they don't know."""
+    flags = home / "comfy" / "cli_args.py"
+    return flags.is_file() and "--database-url" in flags.read_text(encoding="utf-8")
+
+
+def _user_directory(command: Sequence[str], cwd: Path) -> tuple[Path, ...]:
+    """Where `--user-directory` has the users' files: the one directory that ComfyUI wants to be there already."""
+    user = _flag(command, "--user-directory")
+    return (cwd / user,) if user else ()
 
 
 def _port(text: str) -> int:

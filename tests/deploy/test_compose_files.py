@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import PurePosixPath
 from typing import Any
 
 import jsonschema
@@ -16,14 +17,20 @@ from tests.support.nginx import ROOT
 
 VARIANTS = ("laptop", "direct", "traefik")
 FILES = ["docker-compose.yml", *(f"compose/{variant}.yml" for variant in VARIANTS)]
+PER_GPU = "compose/per-gpu.yml"
 SCHEMA = json.loads((ROOT / "tests" / "data" / "compose-spec" / "compose-spec.json").read_text())
 
 
 class ComposeLoader(yaml.SafeLoader):
-    """YAML with the tag of the Compose Specification's merge rules that takes a value away."""
+    """YAML with the tags of the Compose Specification's merge rules."""
+
+
+class Override(list[Any]):
+    """A list that takes the place of the one below it, where lists are joined otherwise."""
 
 
 ComposeLoader.add_constructor("!reset", lambda _loader, _node: None)
+ComposeLoader.add_constructor("!override", lambda loader, node: Override(loader.construct_sequence(node, deep=True)))
 
 
 def load(name: str) -> dict[str, Any]:
@@ -50,12 +57,12 @@ def seconds(text: str) -> int:
     return int(interpolate(text, {}).removesuffix("s"))
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [*FILES, PER_GPU])
 def test_the_file_satisfies_the_compose_specification(name: str) -> None:
     """It passes the schema of the Compose Specification, which refuses unknown members."""
     document = load(name)
     jsonschema.Draft7Validator(SCHEMA).validate(document)
-    document["services"]["comfyui-api"]["enviroment"] = {}
+    next(iter(document["services"].values()))["enviroment"] = {}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.Draft7Validator(SCHEMA).validate(document)
 
@@ -106,6 +113,16 @@ def test_a_laptop_runs_the_embedded_engine_with_the_s3_stand_in() -> None:
     ]
 
 
+def test_the_bucket_is_made_with_the_functions_python() -> None:
+    """Of the image's interpreters only that of the environment which ENTRYPOINT is in has boto3."""
+    (entrypoint,) = set(re.findall(r'^ENTRYPOINT \["(.+)"\]$', (ROOT / "Dockerfile").read_text(), re.MULTILINE))
+    service = load("docker-compose.yml")["services"]["s3-bucket"]
+    assert service["entrypoint"] == [str(PurePosixPath(entrypoint).with_name("python")), "-c"]
+    (program,) = service["command"]
+    compile(program, "s3-bucket", "exec")
+    assert "boto3==" in (ROOT / "requirements.lock").read_text()
+
+
 @pytest.mark.parametrize("name", ["docker-compose.yml", "compose/traefik.yml"])
 def test_replicas_have_no_host_port(name: str) -> None:
     """Nothing keeps the service from being scaled: neither a host port nor a container's name."""
@@ -119,6 +136,32 @@ def test_without_a_proxy_replicas_share_a_range_of_ports() -> None:
     (port,) = services["comfyui-api"]["ports"]
     assert interpolate(port, {}) == "3001-3016:3000"
     assert services["nginx"]["profiles"]
+
+
+def test_separate_services_have_a_gpu_and_a_port_each() -> None:
+    """The replicas' service with a number in place of all GPUs: each claims none, and runs the jobs that it took."""
+    services = {name: service for name, service in load(PER_GPU)["services"].items() if name != "permissions"}
+    assert list(services) == ["comfyui-api-0", "comfyui-api-1"]
+    for number, service in enumerate(services.values()):
+        assert service["extends"] == {"file": "../docker-compose.yml", "service": "comfyui-api"}
+        assert service["ports"] == [f"{3001 + number}:3000"]
+        devices = service["deploy"]["resources"]["reservations"]["devices"]
+        assert isinstance(devices, Override)  # `count: all` would stay beside it
+        assert devices == [{"driver": "nvidia", "device_ids": [str(number)], "capabilities": ["gpu"]}]
+        settings = read_settings(environment("docker-compose.yml") | service["environment"])
+        assert (settings.gpu_claim_dir, settings.dispatch_url) == (None, "http://127.0.0.1:3000/")
+
+
+def test_separate_services_find_what_they_take_over() -> None:
+    """`extends` takes over dependencies and volumes by name: what they name is in the file too."""
+    document, base = load(PER_GPU), load("docker-compose.yml")
+    assert document["name"] == base["name"]  # whose volumes they share
+    for service in document["services"].values():
+        below = base["services"][service["extends"]["service"]]
+        assert below.get("depends_on", {}).keys() <= document["services"].keys()
+        named = {volume.partition(":")[0] for volume in below["volumes"] if not volume.startswith("/")}
+        assert named <= document["volumes"].keys()
+        assert {name: base["volumes"][name] for name in named} == {name: document["volumes"][name] for name in named}
 
 
 def test_the_health_check_is_the_seeds() -> None:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 from tests.deploy.test_container import LIMITS, VOLUMES
 from tests.e2e.test_main_job import slow_workflow
+from tests.support.engine import ROOT
 from tests.support.gpu_stand_ins import (
     DEBIAN_PACKAGE,
     NODE,
@@ -85,8 +88,44 @@ def test_what_only_the_build_needs_stays_in_the_build(container: Container) -> N
 
 def test_cmd_starts_the_engine_on_a_read_only_root_and_a_job_runs(container: Container) -> None:
     """ComfyUI's `main.py` gets the image's flags, with ComfyUI's Python; the job goes through it."""
-    wait_until(lambda: probe(container, "/ready"), what=f"/ready; log: {container.log}", timeout_seconds=120)
+    runs_a_job(container)
     assert f"started with torch {VERSION} and nodes ['{NODE}', 'example.py']" in container.log
+
+
+def test_doctor_finds_the_engine_that_runs(container: Container) -> None:
+    """`comfyfn doctor` in the container starts no second engine; that there is no GPU is all that it has to say."""
+    wait_until(lambda: probe(container, "/ready"), what=f"/ready; log: {container.log}", timeout_seconds=120)
+    lines = container.exec("comfyfn", "doctor").stdout.splitlines()
+    assert [line[6:22].strip() for line in lines if line.startswith("fail")] == ["gpu"], lines
+    assert any("already running" in line for line in lines)
+
+
+def test_an_operators_cmd_starts_it_too(podman: Podman, gpu_image: str) -> None:
+    """It knows nothing of the read-only root, where ComfyUI would make its directory of users."""
+    cmd = "--env=CMD=python main.py --normalvram --listen 0.0.0.0"
+    with podman.container("--network=none", *LIMITS, *VOLUMES, cmd, gpu_image) as container:
+        runs_a_job(container)
+        assert container.exec("ls", "-d", "/data/user").returncode == 0
+
+
+def test_compose_lets_the_function_write_into_the_folders_of_models(podman: Podman, gpu_image: str) -> None:
+    """A new volume is filled with the image's folders, which are root's; the service `permissions` gives them away."""
+    service = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["permissions"]
+    models, shared = f"models-{uuid.uuid4().hex[:8]}", f"shared-{uuid.uuid4().hex[:8]}"
+    volumes = [f"--volume={models}:/opt/ComfyUI/models", f"--volume={shared}:/shared"]
+    entrypoint = f"--entrypoint={json.dumps(service['entrypoint'])}"
+    write = ["touch", "/opt/ComfyUI/models/checkpoints/a", "/opt/ComfyUI/models/a", "/shared/a"]
+    try:
+        user = f"--user={service['user']}"
+        podman.run("run", "--rm", "--network=none", user, *volumes, entrypoint, gpu_image, *service["command"])
+        podman.run("run", "--rm", "--network=none", *volumes, "--entrypoint=[]", gpu_image, *write)
+    finally:
+        podman.run("volume", "rm", "--force", models, shared)
+
+
+def runs_a_job(container: Container) -> None:
+    """Wait for the engine and have it run a small workflow."""
+    wait_until(lambda: probe(container, "/ready"), what=f"/ready; log: {container.log}", timeout_seconds=120)
     body = json.dumps({"prompt": slow_workflow(blurs=1, size=64)})
     url = "http://127.0.0.1:3000/prompt"
     sent = container.exec("curl", "-fsS", "-H", "content-type: application/json", "-d", "@-", url, body=body)

@@ -10,12 +10,14 @@ import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from function.config import read_settings
+from function.engine.command import engine_command
 from function.engine.embedded.options import parse_options
 from tests.support.manifests import ROOT, build, environment, unknown_settings
 
@@ -125,6 +127,14 @@ def test_an_image_brings_what_health_checks_call(stages: dict[str, Stage], targe
     assert "/health" in check
 
 
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_the_command_line_is_on_the_path(stages: dict[str, Stage], target: str) -> None:
+    """`docker exec ... comfyfn doctor` finds what the image itself starts."""
+    (program,) = json.loads(stages[target].all("ENTRYPOINT")[0])
+    assert stages[target].base == "base"
+    assert any(f"ln -s {program} /usr/local/bin/comfyfn" in command for command in stages["base"].all("RUN"))
+
+
 @pytest.mark.parametrize(("target", "engine"), [("cpu", "embedded"), ("gpu", "comfyui")])
 def test_an_image_starts_with_what_it_sets(stages: dict[str, Stage], target: str, engine: str) -> None:
     """Its variables are settings, and every directory that is written to lies below the one that is a volume."""
@@ -137,16 +147,25 @@ def test_an_image_starts_with_what_it_sets(stages: dict[str, Stage], target: str
     assert given["HOME"] == given["DATA_DIR"]
 
 
-def test_comfyui_starts_with_flags_that_it_has_and_writes_into_data(stages: dict[str, Stage]) -> None:
-    """Users' files, database and temporary files leave the read-only COMFY_HOME; the port is for this pod alone."""
+@pytest.mark.parametrize("given", ["", "python main.py --normalvram --listen 0.0.0.0"])
+def test_comfyui_writes_into_data_whatever_cmd_is(stages: dict[str, Stage], tmp_path: Path, given: str) -> None:
+    """Of the image's own command and of an operator's: what ComfyUI wants to write leaves the read-only COMFY_HOME."""
+    (tmp_path / "comfy").mkdir()
+    (tmp_path / "comfy" / "cli_args.py").write_text("--database-url")
+    image = variables(stages, "gpu")
+    settings = read_settings(image | {"COMFY_HOME": str(tmp_path)} | ({"CMD": given} if given else {}))
+    built = engine_command(settings, may_write=lambda _directory: False)
+    assert built.argv[:2] == ("python", "main.py")
+    flags = dict(pairwise(built.argv))
+    assert (flags["--user-directory"], flags["--temp-directory"]) == ("/data/user", "/data")
+    assert flags["--database-url"] == "sqlite:////data/comfyui.db"
+    assert Path("/data/user") in built.directories
+
+
+def test_the_images_comfyui_listens_for_this_pod_alone(stages: dict[str, Stage]) -> None:
+    """Nobody reaches its port from outside unless CMD says so; the flags are such as ComfyUI has."""
     command = read_settings(variables(stages, "gpu")).command
-    assert command[:2] == ("python", "main.py")
-    parse_options([*command[2:], "--models-directory", "/data/models"])
-    flags = dict(zip(command[2::2], command[3::2], strict=True))
-    assert flags["--listen"] == "127.0.0.1"
-    assert flags["--user-directory"].startswith("/data/")
-    assert flags["--temp-directory"] == "/data"
-    assert flags["--database-url"].startswith("sqlite:////data/")
+    assert parse_options(command[2:]).addresses == ("127.0.0.1",)
 
 
 def test_the_build_gets_what_it_copies_and_nothing_else(stages: dict[str, Stage]) -> None:

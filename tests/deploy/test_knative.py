@@ -385,6 +385,16 @@ def test_the_function_cannot_be_reached_past_the_proxy(manifests: Manifests) -> 
     assert monitoring["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
 
 
+def test_the_manual_does_not_take_the_policy_for_access_control(manifests: Manifests) -> None:
+    """The gateways are let in, and through them every pod of the cluster; the manual says what limits callers."""
+    (policy,) = manifests.all("NetworkPolicy")
+    (namespaces,) = [peer["namespaceSelector"]["matchExpressions"][0] for peer in policy["spec"]["ingress"][0]["from"]]
+    assert {"knative-serving", "kourier-system", "istio-system"} <= set(namespaces["values"])
+    manual = " ".join((ROOT / "docs" / "operations.md").read_text().split())
+    assert "The network policy in `knative/` limits no caller." in manual
+    assert "AuthorizationPolicy" in manual
+
+
 def test_each_variant_changes_what_it_is_named_after() -> None:
     """A variant that became the base again would be no variant."""
     built = {variant: build(KNATIVE / variant) for variant in VARIANTS}

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from function.telemetry import Metrics
+from tests.support.manifests import build
 from tests.support.nginx import ROOT
 
 if TYPE_CHECKING:
@@ -78,6 +79,30 @@ def test_the_dashboard_shows_every_metric() -> None:
         if not asked & {f"{family.name}{suffix}" for suffix in SUFFIXES[family.type]}
     }
     assert missing == set()
+
+
+def knative_services() -> list[dict[str, Any]]:
+    """The Services of knative/."""
+    return build(ROOT / "knative" / "base").all("serving.knative.dev/Service")
+
+
+def deployments() -> list[dict[str, Any]]:
+    """The Deployments of k8s/."""
+    return build(ROOT / "k8s").all("Deployment")
+
+
+def test_cpu_and_memory_are_asked_of_the_manifests_containers() -> None:
+    """Each selector of a container takes the names that Kubernetes, Knative and Compose are given here."""
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    pods = [workload["spec"]["template"]["spec"] for workload in [*knative_services(), *deployments()]]
+    given = {pod["containers"][0]["name"] for pod in pods} | {"comfyui-api"} & compose.keys()
+    unnamed = "user-container"  # by Knative
+    expressions = " ".join([*dashboard_expressions(), *rule_expressions()])
+    selectors = re.findall(r'container=~"([^"]+)"', expressions)
+    assert len(selectors) == expressions.count("container=") >= 8
+    for selector in selectors:
+        assert {name for name in given | {unnamed} if not re.fullmatch(selector, name)} == set()
+    assert given == {"function", "comfyui-api"}
 
 
 def test_recorded_rules_are_those_that_alerts_use() -> None:
@@ -147,6 +172,24 @@ def test_pods_are_scraped_and_not_the_route() -> None:
     ]
 
 
+def test_monitors_look_where_the_manifests_put_their_pods() -> None:
+    """Wherever the monitors themselves are applied; the container's port has the name that is scraped."""
+    monitors = {
+        monitor["metadata"]["name"]: monitor["spec"]
+        for monitor in yaml.safe_load_all((MONITORING / "pod-monitor.yaml").read_text())
+    }
+    namespaces = {name: spec["namespaceSelector"]["matchNames"] for name, spec in monitors.items()}
+    (deployed,), services = deployments(), knative_services()
+    assert namespaces["comfyui-api"] == [deployed["metadata"]["namespace"]]
+    assert namespaces["comfyfn"] == sorted({service["metadata"]["namespace"] for service in services})
+    (expression,) = monitors["comfyfn"]["selector"]["matchExpressions"]
+    assert sorted(expression["values"]) == sorted(service["metadata"]["name"] for service in services)
+    pod = deployed["spec"]["template"]
+    assert monitors["comfyui-api"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    (port,) = pod["spec"]["containers"][0]["ports"]
+    assert port["name"] == monitors["comfyui-api"]["podMetricsEndpoints"][0]["port"]
+
+
 def test_what_is_scaled_on_is_in_a_real_scrape(function_factory: FunctionFactory, fake_nvml: Path) -> None:
     """After one job, a running function with a GPU shows every metric of the recording rules that is its own."""
     function = function_factory(LD_LIBRARY_PATH=str(fake_nvml))
@@ -202,8 +245,8 @@ ENGINE = f"comfyfn_engine_starts_total{{{POD}}}"
         (
             "ComfyfnCpuShort",
             {
-                f'container_cpu_cfs_throttled_periods_total{{{POD}, container="user-container"}}': "0+300x60",
-                f'container_cpu_cfs_periods_total{{{POD}, container="user-container"}}': "0+600x60",
+                f'container_cpu_cfs_throttled_periods_total{{{POD}, container="function"}}': "0+300x60",
+                f'container_cpu_cfs_periods_total{{{POD}, container="function"}}': "0+600x60",
             },
         ),
         (

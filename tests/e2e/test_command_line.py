@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,6 +134,41 @@ def test_doctor_finds_a_fresh_machine_in_order(tmp_path: Path) -> None:
     assert "ready after" in lines["engine"]
 
 
+def engine_line(tmp_path: Path, port: int) -> str:
+    """What doctor says of a ComfyUI that would listen on this port and doesn't start."""
+    cmd = f"no-such-program main.py --cpu --port {port}"
+    done = comfyfn("doctor", cwd=tmp_path, ENGINE="comfyui", COMFY_HOME=str(tmp_path), CMD=cmd)
+    (line,) = [line for line in done.stdout.splitlines() if line[6:22].strip() == "engine"]
+    return line
+
+
+def test_doctor_starts_no_second_engine_beside_that_of_a_function(engine: EmbeddedEngine, tmp_path: Path) -> None:
+    """Where CMD's port answers as ComfyUI does, as in a container that is well, that is the engine."""
+    line = engine_line(tmp_path, engine.port)
+    assert line.startswith("ok")
+    assert "already running" in line
+
+
+class Welcome(http.server.BaseHTTPRequestHandler):
+    """Answers every GET with the same page."""
+
+    def do_GET(self) -> None:
+        """200, whatever is asked for."""
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<h1>It works!</h1>")
+
+
+def test_doctor_takes_nobody_else_for_the_engine(tmp_path: Path) -> None:
+    """Another server on that port is in the way."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Welcome) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        line = engine_line(tmp_path, server.server_port)
+        server.shutdown()
+    assert line.startswith("fail")
+    assert f"port {server.server_port} can't be used" in line
+
+
 def test_doctor_says_what_to_mend(tmp_path: Path) -> None:
     """A broken command, a store that does not answer, a directory that is a file."""
     (tmp_path / "file").touch()
@@ -154,6 +191,19 @@ def test_doctor_says_what_to_mend(tmp_path: Path) -> None:
     assert "set MODEL_DIR" in lines["MODEL_DIR"]
     assert "no-such-program" in lines["engine"]
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_doctor_names_folders_of_models_that_cant_be_written(tmp_path: Path) -> None:
+    """The directory of models can be, but models are downloaded into its folders; a file system's own don't count."""
+    models = tmp_path / "models"
+    for folder in ("vae", ".snapshot"):
+        (models / folder).mkdir(parents=True)
+    for folder in ("checkpoints", "lost+found"):
+        (models / folder).symlink_to("/proc")  # where nobody makes files, root neither
+    done = comfyfn("doctor", cwd=tmp_path, MODEL_DIR=str(models), LD_LIBRARY_PATH="")
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("fail")]
+    assert done.returncode == 1
+    assert "can't be downloaded into checkpoints; chown -R" in line
 
 
 def test_doctor_stops_at_a_setting_that_is_wrong(tmp_path: Path) -> None:

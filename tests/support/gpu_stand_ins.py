@@ -23,12 +23,15 @@ TORCH = ("torch", "torchvision", "torchaudio")
 NODE, NODE_PACKAGE = "ComfyUI-StandIn", "iniconfig"
 DEBIAN_PACKAGE = "tree"
 
-# The embedded engine reads the paths of models as JSON only.
+# As ComfyUI does, it makes its directory of users where no other one is given. The embedded engine reads the paths of
+# models as JSON only.
 MAIN = """\
 import json, os, sys
 import torch, yaml
 print("started with torch", torch.__version__, "and nodes", sorted(os.listdir("custom_nodes")), flush=True)
 arguments = sys.argv[1:]
+if "--user-directory" not in arguments:
+    os.makedirs("user", exist_ok=True)
 paths = arguments.index("--extra-model-paths-config") + 1
 with open(arguments[paths]) as given, open("/data/paths.json", "w") as converted:
     json.dump(yaml.safe_load(given), converted)
@@ -66,7 +69,13 @@ def write_stand_ins(directory: Path) -> None:
         write_wheel(directory / "whl" / "cu128" / name, name)
     write_repository(
         directory / "ComfyUI",
-        {"main.py": MAIN, "requirements.txt": "torch\npyyaml\n", "custom_nodes/example.py": ""},
+        {
+            "main.py": MAIN,
+            "comfy/cli_args.py": "# has --database-url",
+            "requirements.txt": "torch\npyyaml\n",
+            "custom_nodes/example.py": "",
+            "models/checkpoints/put_checkpoints_here": "",
+        },
     )
     write_repository(directory / NODE, {"__init__.py": "", "requirements.txt": f"{NODE_PACKAGE}\ntorch\n"})
 

@@ -13,6 +13,7 @@ from function.engine.command import EngineCommand, engine_command, to_model_path
 from function.engine.embedded.options import parse_options
 from function.errors import SettingsError
 
+FOLDERS = {"MODEL": "models", "INPUT": "input", "OUTPUT": "output"}
 HOME = {"ENGINE": "comfyui", "COMFY_HOME": "/opt/ComfyUI", "DATA_DIR": "/data"}
 
 
@@ -92,6 +93,90 @@ def test_base_directory_counts() -> None:
     own = {f"{name}_DIR": f"/base/{folder}" for name, folder in [("INPUT", "input"), ("OUTPUT", "output")]}
     built = command(CMD="python main.py --base-directory /base", MODEL_DIR="/base/models", **own)
     assert built.argv == ("python", "main.py", "--base-directory", "/base")
+
+
+@pytest.mark.parametrize(
+    ("flag", "directory"),
+    [
+        ("--user-directory /users", "/users"),
+        ("--user-directory=users", "/opt/ComfyUI/users"),
+        ("--user-directory /first --user-directory /users", "/users"),
+    ],
+)
+def test_a_user_directory_of_cmd_is_made(flag: str, directory: str) -> None:
+    """ComfyUI refuses one that isn't there; it reads a relative one from where it runs."""
+    assert Path(directory) in command(CMD=f"python main.py {flag}").directories
+
+
+def comfyui(home: Path, *, database: bool = True) -> Path:
+    """A ComfyUI, as far as it is looked at: whether it has the flag of a database."""
+    (home / "comfy").mkdir(parents=True)
+    (home / "comfy" / "cli_args.py").write_text('parser.add_argument("--database-url")' if database else "")
+    return home
+
+
+def added(home: Path, cmd: str, writable: tuple[Path, ...] = ()) -> list[str]:
+    """What is added to CMD where only some directories can be written, in DATA_DIR /data."""
+    directories = {f"{name}_DIR": str(home / folder) for name, folder in FOLDERS.items()}
+    settings = read_settings(HOME | {"COMFY_HOME": str(home), "CMD": cmd} | directories)
+    built = engine_command(settings, may_write=lambda directory: directory in writable)
+    return list(built.argv[len(settings.command) :])
+
+
+def test_what_comfyui_writes_beside_itself_lies_in_data_where_it_cant(tmp_path: Path) -> None:
+    """A CMD for a ComfyUI that may write anywhere starts one on a read-only root."""
+    cmd = "python main.py --normalvram --listen 0.0.0.0"
+    assert added(comfyui(tmp_path), cmd) == [
+        *("--user-directory", "/data/user"),
+        *("--temp-directory", "/data"),
+        *("--database-url", "sqlite:////data/comfyui.db"),
+    ]
+    assert added(tmp_path, cmd, writable=(tmp_path,)) == []
+
+
+def test_a_user_directory_that_is_added_is_made(tmp_path: Path) -> None:
+    """ComfyUI refuses one that isn't there."""
+    settings = read_settings(HOME | {"COMFY_HOME": str(tmp_path), "CMD": "python main.py"})
+    assert Path("/data/user") in engine_command(settings, may_write=lambda _directory: False).directories
+
+
+def test_what_cmd_says_of_them_holds(tmp_path: Path) -> None:
+    """The operator's own places are left as they are."""
+    cmd = "python main.py --user-directory=/u --temp-directory /t --database-url sqlite:///:memory:"
+    assert added(comfyui(tmp_path), cmd) == []
+
+
+def test_a_comfyui_without_a_database_is_given_none(tmp_path: Path) -> None:
+    """It would end at a flag that it doesn't know."""
+    flags = added(comfyui(tmp_path, database=False), "python main.py")
+    assert flags[::2] == ["--user-directory", "--temp-directory"]
+
+
+def test_a_volume_below_a_read_only_home_is_used(tmp_path: Path) -> None:
+    """What is mounted where ComfyUI looks for its users' files and database holds them."""
+    (comfyui(tmp_path) / "user").mkdir()
+    assert added(tmp_path, "python main.py", writable=(tmp_path / "user",)) == ["--temp-directory", "/data"]
+
+
+def test_with_a_base_directory_only_the_database_lies_in_home(tmp_path: Path) -> None:
+    """ComfyUI keeps its database beside itself whatever the base directory is."""
+    base = tmp_path / "base"
+    base.mkdir()
+    home = comfyui(tmp_path / "home")
+    cmd = f"python main.py --base-directory {base}"
+    flags = added(home, cmd, writable=(base,))
+    assert "--database-url" in flags
+    assert not {"--user-directory", "--temp-directory"} & set(flags)
+
+
+def test_embedded_engine_starts_with_a_user_directory_of_cmd(tmp_path: Path) -> None:
+    """It refuses one that isn't there, as ComfyUI does, so that one is made for it too."""
+    cmd = f"python main.py --user-directory {tmp_path / 'user'}"
+    built = engine_command(read_settings({"DATA_DIR": str(tmp_path / "data"), "ENGINE": "embedded", "CMD": cmd}))
+    with pytest.raises(SystemExit):
+        parse_options(built.argv_for(1234)[3:])
+    built.prepare()
+    parse_options(built.argv_for(1234)[3:])
 
 
 def test_other_model_directory_gets_a_paths_file() -> None:

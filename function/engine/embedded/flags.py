@@ -6,15 +6,26 @@ do and can't: `--tls-keyfile` and `--tls-certfile`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
-
-if TYPE_CHECKING:
-    import argparse
+import argparse
+import os
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
 
 Flags: TypeAlias = dict[str, dict[str, Any]]
 
+
+def _directory(text: str) -> str:
+    """A directory that is there and can be read, as ComfyUI's `is_valid_directory` has it."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is no directory")
+    if not os.access(text, os.R_OK):
+        raise argparse.ArgumentTypeError(f"{text!r} can't be read")
+    return text
+
+
 _SWITCH: dict[str, Any] = {"action": "store_true"}
 _TEXT: dict[str, Any] = {"metavar": "X"}
+_DIRECTORY: dict[str, Any] = {"metavar": "DIR", "type": _directory}
 _INTEGER: dict[str, Any] = {"type": int, "metavar": "N"}
 _NUMBER: dict[str, Any] = {"type": float, "metavar": "X"}
 _SPEEDUPS = ("fp16_accumulation", "fp8_matrix_mult", "cublas_ops", "autotune")
@@ -91,13 +102,13 @@ _WITH_VALUE: Flags = {
     "enable-cors-header": _TEXT | {"nargs": "?"},
     "fast": {"nargs": "*", "choices": _SPEEDUPS},
     "feature-flag": _TEXT | {"action": "append"},
-    "front-end-root": _TEXT,
+    "front-end-root": _DIRECTORY,
     "front-end-version": _TEXT,
     "oneapi-device-selector": _TEXT,
     "preview-method": {"choices": ("none", "auto", "latent2rgb", "taesd")},
     "preview-size": _INTEGER,
     "reserve-vram": _NUMBER,
-    "user-directory": _TEXT,
+    "user-directory": _DIRECTORY,
     "verbose": {"nargs": "?", "choices": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")},
     "vram-headroom": _NUMBER,
     "whitelist-custom-nodes": _TEXT | {"nargs": "+"},

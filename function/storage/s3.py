@@ -1,6 +1,6 @@
 """`s3://bucket/prefix`: any S3 server, through boto3.
 
-Endpoint, region and credentials are boto3's business (AWS_ENDPOINT_URL, AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID, roles).
+Endpoint, region and credentials are boto3's business (AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, roles).
 With an endpoint of its own boto3 addresses buckets by path, which every S3 server takes.
 """
 
@@ -16,6 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 
 import boto3.session
+import botocore.session
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError, ResponseStreamingError
@@ -43,6 +44,9 @@ _UPLOAD_PART_BYTES = 5 * _MIB  # the smallest that S3 takes: seven of them are i
 _PARTS_AT_ONCE = 4
 _PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.8)
 _WRITER = "comfyfn-writer"
+# Where botocore looks for the region. Of itself it doesn't read AWS_REGION, which newer SDKs do and our manifests set:
+# it would sign links for us-east-1, and a bucket of another region refuses them.
+_REGION = ("region", ["AWS_DEFAULT_REGION", "AWS_REGION"], None, None)
 _BROKEN_BODY = (ResponseStreamingError, IncompleteReadError)  # raised only while a body is read
 
 _T = TypeVar("_T")
@@ -71,7 +75,8 @@ def make_client(
         s3={"payload_signing_enabled": False},
         signature_version="s3v4",  # presigned URLs would still get version 2, which new servers refuse
     )
-    return boto3.session.Session().client(
+    session = botocore.session.Session(session_vars={"region": _REGION})
+    return boto3.session.Session(botocore_session=session).client(
         "s3",
         config=config,
         endpoint_url=endpoint_url,

@@ -16,7 +16,7 @@ _DENIED = (
     " (without s3:ListBucket, S3 answers a missing key the same way)"
 )
 _FAILING = "the store is overloaded or failing: try later"
-_REGION = "the bucket lies in another region: set AWS_DEFAULT_REGION to it"
+_REGION = "the bucket lies in another region: set AWS_DEFAULT_REGION, or without it AWS_REGION, to that one"
 _TOKEN = "the session token is not valid (any more): renew AWS_SESSION_TOKEN"  # noqa: S105  (a remedy, not a secret)
 _NO_CONNECTION = "no connection: check AWS_ENDPOINT_URL and whether the store runs"
 _NO_CREDENTIALS = "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the pod a role"
@@ -51,9 +51,9 @@ _FAILURES = {
     "CredentialRetrievalError": _NO_CREDENTIALS,
     "EndpointConnectionError": _NO_CONNECTION,
     "IncompleteReadError": _BROKEN,
-    "InvalidRegionError": "no region of this name: check AWS_DEFAULT_REGION",
+    "InvalidRegionError": "no region of this name: check AWS_DEFAULT_REGION and AWS_REGION",
     "NoCredentialsError": _NO_CREDENTIALS,
-    "NoRegionError": "no region: set AWS_DEFAULT_REGION",
+    "NoRegionError": "no region: set AWS_REGION",
     "ParamValidationError": "no valid bucket name: correct the URL",
     "PartialCredentialsError": _NO_CREDENTIALS,
     "ProfileNotFound": "no such profile: check AWS_PROFILE",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import urllib3
 
+from function.credentials import S3Account
 from function.errors import SettingsError, StorageUnavailableError
 from function.storage import open_store, probe_create
 from function.storage.s3 import S3Store
@@ -111,6 +112,24 @@ def test_settings_come_from_the_environment(
     assert isinstance(store, S3Store)
     probe_create(store)
     store.close()
+
+
+@pytest.mark.parametrize(
+    ("regions", "own", "signed_for"),
+    [
+        ({"AWS_REGION": "eu-central-1"}, "", "eu-central-1"),
+        ({"AWS_REGION": "eu-central-1", "AWS_DEFAULT_REGION": "eu-west-1"}, "", "eu-west-1"),
+        ({"AWS_REGION": "eu-central-1", "AWS_DEFAULT_REGION": "eu-west-1"}, "us-west-2", "us-west-2"),
+    ],
+)
+def test_regions(monkeypatch: pytest.MonkeyPatch, regions: dict[str, str], own: str, signed_for: str) -> None:
+    """Links are signed for the region of the account, else of AWS_DEFAULT_REGION, else of AWS_REGION."""
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    for name, value in {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret", **regions}.items():
+        monkeypatch.setenv(name, value)
+    account = S3Account(access_key_id="id", secret_access_key="secret", region=own) if own else None
+    store = open_store("s3://bucket", account=account)
+    assert f"%2F{signed_for}%2Fs3%2F" in store.presign("a.png", expires_seconds=60)
 
 
 def test_wrong_secret(s3_server: S3Server, s3_store: S3Store) -> None:

@@ -39,7 +39,7 @@ def test_kinds(code: str, kind: type[Exception]) -> None:
         ("InvalidAccessKeyId", "AWS_ACCESS_KEY_ID"),
         ("SignatureDoesNotMatch", "AWS_SECRET_ACCESS_KEY"),
         ("ExpiredToken", "AWS_SESSION_TOKEN"),
-        ("PermanentRedirect", "AWS_DEFAULT_REGION"),
+        ("PermanentRedirect", "AWS_REGION"),
         ("SlowDown", "try later"),
         ("SomethingNew", "the store answered SomethingNew"),
     ],

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from function.credentials import check_secrecy
 from function.errors import InputRefusedError
 from function.sources import parse_source_url
 from function.storage import open_store
@@ -47,7 +48,7 @@ class SignedOrigin:
         clock: Monotonic seconds.
 
     Raises:
-        InputRefusedError: The endpoint is no URL.
+        InputRefusedError: The endpoint is no URL, or one of plain http, where whoever listens could use the signed URL.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class SignedOrigin:
             raise InputRefusedError(f"{url}: the endpoint of its credentials can't be used: {error}") from None
         if endpoint.scheme == "s3":
             raise InputRefusedError(f"{url}: the endpoint of its credentials can't be used: it is no https:// URL")
+        check_secrecy(endpoint, over_http=rules.allow_private, what=url)
         self.url = url
         self._store = open_store(url, account=replace(account, region=account.region or _REGION))
         self._rules = replace(rules, credentials=())

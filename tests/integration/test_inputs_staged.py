@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from function.inputs.sources import InputSources
     from function.storage.objects import ObjectStore
+    from function.storage.s3 import S3Store
     from function.workflow import Workflow
 
 CAT = picture()
@@ -206,6 +207,11 @@ def test_a_missing_input_names_node_and_url(tmp_path: Path, store: ObjectStore) 
     """And says what to do."""
     line = refusal(input_sources(tmp_path, store), "no.png")
     assert line.startswith(f"Failed to download image for node 1: no object {store.url}/no.png")
+
+
+def test_a_missing_input_may_have_a_name_that_no_file_system_takes(tmp_path: Path, s3_store: S3Store) -> None:
+    """Keys of S3 may be so long; what is not there is the sender's mistake, however it is called."""
+    assert "upload it first" in refusal(input_sources(tmp_path, s3_store), "x" * 300 + ".png")
 
 
 @pytest.mark.parametrize(

@@ -345,13 +345,17 @@ class S3Store:
         try:
             yield
         except ClientError as error:
-            raise error_of_answer(_code_of(error), url) from error
+            raise error_of_answer(_code_of(error), url, status=_status_of(error)) from error
         except BotoCoreError as error:
             raise error_of_failure(type(error).__name__, url) from error
 
 
 def _code_of(error: ClientError) -> str:
-    return error.response.get("Error", {}).get("Code", "")
+    return error.response.get("Error", {}).get("Code") or ""  # None where the answer has an empty one
+
+
+def _status_of(error: ClientError) -> int:
+    return error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
 
 
 def _was_resent(error: ClientError) -> bool:

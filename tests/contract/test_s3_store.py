@@ -17,6 +17,7 @@ import urllib3
 from function.credentials import S3Account
 from function.errors import SettingsError, StorageUnavailableError
 from function.storage import open_store, probe_create
+from function.storage.objects import TransientStorageError
 from function.storage.s3 import S3Store
 from tests.support.proxy import CONFLICT, HttpProxy, Seen
 from tests.support.storage import FlakyProxy, S3Server, free_port
@@ -301,6 +302,16 @@ def test_failing_server(s3_server: S3Server) -> None:
     ):
         store.put("x", b"")
     assert "secret text" not in caught.value.message
+
+
+def test_a_gateway_that_fails(s3_server: S3Server) -> None:
+    """An answer without any code of S3's is judged by its status."""
+    with (
+        scripted_server([502]) as endpoint,
+        s3_server.store("s3://bucket", endpoint_url=endpoint, attempts=1) as store,
+        pytest.raises(TransientStorageError, match="overloaded"),
+    ):
+        store.put("x", b"")
 
 
 def test_a_store_connects_when_it_is_used(s3_server: S3Server, s3_bucket: str) -> None:

@@ -24,7 +24,7 @@ from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError,
 from function.errors import InputRefusedError, StorageUnavailableError
 from function.storage.objects import MAX_KEY_BYTES, Listing, ObjectInfo, SizedReader, check_key, is_key
 from function.storage.s3_errors import error_of_answer, error_of_failure
-from function.storage.s3_range import S3Stream, check_range
+from function.storage.s3_range import S3Stream, check_etag, check_range, check_start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -270,6 +270,7 @@ class S3Store:
 
     def _size_of(self, key: str, etag: str) -> int:
         head = self._client().head_object(Bucket=self._bucket, Key=self._full(key), IfMatch=f'"{etag}"')
+        check_etag(head["ETag"], etag, self.object_url(key))
         return head["ContentLength"]
 
     def _get_once(self, key: str, max_bytes: int) -> bytes:
@@ -328,6 +329,7 @@ class S3Store:
                 return
             raise
         with closing(answer["Body"]) as body:
+            check_start(answer, start, etag=etag, url=self.object_url(key))
             yield from body.iter_chunks(_CHUNK_BYTES)
 
     def _retried(self, attempt: Callable[[], _T]) -> _T:

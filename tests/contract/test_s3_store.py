@@ -17,8 +17,9 @@ import urllib3
 from function.credentials import S3Account
 from function.errors import SettingsError, StorageUnavailableError
 from function.storage import open_store, probe_create
-from function.storage.objects import TransientStorageError
+from function.storage.objects import ObjectChangedError, TransientStorageError
 from function.storage.s3 import S3Store
+from tests.support.https import HttpsServer, ServedFile
 from tests.support.proxy import CONFLICT, HttpProxy, Seen
 from tests.support.storage import FlakyProxy, S3Server, free_port
 
@@ -65,6 +66,16 @@ def scripted_server(statuses: list[int], code: str = "") -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def plain_server(s3_server: S3Server) -> Iterator[tuple[dict[str, ServedFile], S3Store]]:
+    """Files by path on a server that knows no conditions, and the bucket `bucket` on it."""
+    with (
+        HttpsServer("http") as server,
+        s3_server.store("s3://bucket", endpoint_url=server.url("", "127.0.0.1")) as store,
+    ):
+        yield server.files, store
 
 
 def test_listing_pages(s3_store: S3Store) -> None:
@@ -312,6 +323,25 @@ def test_a_gateway_that_fails(s3_server: S3Server) -> None:
         pytest.raises(TransientStorageError, match="overloaded"),
     ):
         store.put("x", b"")
+
+
+def test_a_server_without_if_match(s3_server: S3Server, tmp_path: Path) -> None:
+    """What such a server sends of another content than the one that was asked for is not taken for it."""
+    with plain_server(s3_server) as (files, store):
+        files["/bucket/model"] = ServedFile(b"0123456789", headers={"ETag": '"new"'})
+        with pytest.raises(ObjectChangedError):
+            store.get_range("model", 0, 10, etag="old")
+        with pytest.raises(ObjectChangedError):
+            store.download("model", tmp_path / "model", etag="old")
+        assert store.get_range("model", 5, 100, etag="new") == b"56789"
+
+
+def test_a_server_without_ranges(s3_server: S3Server) -> None:
+    """Other bytes than those that were asked for are refused."""
+    with plain_server(s3_server) as (files, store):
+        files["/bucket/model"] = ServedFile(b"0123456789", headers={"ETag": '"new"'}, ranges=False)
+        with pytest.raises(StorageUnavailableError, match="ignores the Range header"):
+            store.get_range("model", 5, 5, etag="new")
 
 
 def test_a_store_connects_when_it_is_used(s3_server: S3Server, s3_bucket: str) -> None:

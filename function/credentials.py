@@ -117,10 +117,15 @@ def carried(
     """
     if credential is None:
         return url.target, {}
-    if url.scheme == "http" and not over_http:
-        raise InputRefusedError(f"{what}: credentials are sent by https only, or with ALLOW_PRIVATE_NETWORKS")
+    check_secrecy(url, over_http=over_http, what=what)
     joined = ("&" if url.query else "?") + credential.query if credential.query else ""
     return url.target + joined, dict(credential.headers)
+
+
+def check_secrecy(url: SourceUrl, *, over_http: bool, what: str) -> None:
+    """Refuse to send what is secret over plain http; arguments and error are those of `carried`."""
+    if url.scheme == "http" and not over_http:
+        raise InputRefusedError(f"{what}: credentials are sent by https only, or with ALLOW_PRIVATE_NETWORKS")
 
 
 def account_of(credentials: Iterable[UrlCredential]) -> S3Account | None:

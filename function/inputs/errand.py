@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING
 
 from function.errors import DeadlineExceededError, InputRefusedError, InputUnavailableError
 from function.setting_values import MIB
+from function.storage.connecting import cut
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
 FILES_WORTH = 4
@@ -17,7 +20,7 @@ FILES_WORTH = 4
 
 
 class Errand:
-    """Bringing the files of one job.
+    """Bringing the files of one job; watches the connections to other people's servers (`connecting.Watch`).
 
     Args:
         max_bytes: Largest file; 0: unlimited.
@@ -32,10 +35,22 @@ class Errand:
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._total_bytes = 0
+        self._connections: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
     def stop(self) -> None:
-        """Nobody wants the files any more: whoever brings one ends at the next byte."""
+        """Nobody wants the files any more: whoever brings one ends, also who waits for a server."""
         self._stopped.set()
+        with self._lock:
+            connections = tuple(self._connections)
+        for connected in connections:
+            cut(connected)
+
+    def add(self, connected: socket.socket) -> None:
+        """Cut this connection when the files are not wanted any more."""
+        with self._lock:
+            self._connections.add(connected)
+        if self._stopped.is_set():
+            cut(connected)
 
     def check(self) -> None:
         """Raise if the files are not to be brought any more.

@@ -55,7 +55,8 @@ class RemoteFiles:
             StorageUnavailableError: The same of a bucket that is read with the function's own account.
         """
         url, login = _take_apart(value)
-        rules = replace(self._rules, credentials=(*credentials, *login, *self._rules.credentials))
+        given = (*credentials, *login, *self._rules.credentials)
+        rules = replace(self._rules, credentials=given, watch=arrival.errand)
         key = url.target.removeprefix("/")
         with _translated(url):
             if url.scheme != "s3":
@@ -92,9 +93,11 @@ def copy_object(store: ObjectStore, key: str, path: Path, arrival: Arrival) -> N
         ObjectMissingError, ObjectChangedError: There is none, or another one in the meantime.
         InputRefusedError: It is too large.
         StorageUnavailableError: The store does not answer.
+        As `Errand.check`.
     """
     info = store.head(key)
     arrival.expect(info.size_bytes)
+    arrival.errand.check()  # the path may be another delivery's by now
     store.download(key, path, etag=info.etag, on_bytes=arrival.add)
 
 
@@ -115,10 +118,13 @@ def _stream(origin: HttpsOrigin | SignedOrigin, key: str, path: Path, arrival: A
 def _copy_stream(origin: HttpsOrigin | SignedOrigin, key: str, path: Path, arrival: Arrival) -> None:
     arrival.restart()
     buffer = memoryview(bytearray(_BUFFER_BYTES))
-    with origin.open_whole(key) as stream, path.open("wb") as file:
-        while count := stream.readinto(buffer):
-            arrival.add(count)
-            file.write(buffer[:count])
+    with origin.open_whole(key) as stream:
+        arrival.errand.check()  # the path may be another delivery's by now
+        with path.open("wb") as file:
+            while count := stream.readinto(buffer):
+                arrival.add(count)
+                file.write(buffer[:count])
+    arrival.errand.check()  # a connection that is cut may look like the end of a file whose length nobody said
 
 
 @contextmanager

@@ -106,7 +106,7 @@ def bring_all(
         return [Brought(media, paths[_content(media)]) for media in wanted if _content(media) in paths]
     finally:
         errand.stop()
-        pool.shutdown(wait=False, cancel_futures=True)  # who waits for a server that is silent writes nothing any more
+        pool.shutdown(wait=False, cancel_futures=True)  # who waits for a store writes nothing any more
 
 
 def remove_strays(input_dir: Path) -> None:

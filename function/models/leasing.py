@@ -73,13 +73,10 @@ class Leasing:
         self, refs: tuple[ModelRef, ...], *, deadline: float, on_progress: OnProgress
     ) -> tuple[dict[str, str], Lease]:
         """ETags by key of all files, and the lease on those that are the cache's; see `ModelCache.ensure`."""
-        with disk_errors(self._directory.root):
-            lease = self._hold({ref.key for ref in refs})
+        lease = self._hold_current(refs)
         if lease:
-            if all(self._finder.is_current(lease.records[ref.key], ref) for ref in refs):
-                self._count(len(lease.records), lease)
-                return _etags(lease), lease
-            lease.unlock()
+            self._count(len(lease.records), lease)
+            return _etags(lease), lease
         return self._bring(refs, deadline, on_progress)
 
     def give_back(self, lease: Lease) -> None:
@@ -104,6 +101,19 @@ class Leasing:
                 if held is None:
                     return None
                 lease.records[key], lease.pins[key] = held
+            undo.pop_all()
+        return lease
+
+    def _hold_current(self, refs: tuple[ModelRef, ...]) -> Lease | None:
+        """Pin files that are all there and need not be asked about."""
+        with disk_errors(self._directory.root):
+            lease = self._hold({ref.key for ref in refs})
+        if lease is None:
+            return None
+        with ExitStack() as undo:
+            undo.callback(lease.unlock)
+            if not all(self._finder.is_current(lease.records[ref.key], ref) for ref in refs):
+                return None
             undo.pop_all()
         return lease
 

@@ -178,13 +178,19 @@ class Ledger:
         Args:
             wanted: One for each key.
             spare: Keys of files that are not to be evicted for them.
+
+        Raises:
+            As `take`; then nothing is reserved.
         """
         whole = Lease()
-        for want in wanted:
-            lease = self.take([want], read_books(self._directory), spare=spare)
-            if lease:
-                whole.loads |= {key: lease.loads.pop(key) for key, load in [*lease.loads.items()] if load.place}
-                lease.unlock()
+        with ExitStack() as undo:
+            undo.callback(whole.unlock)
+            for want in wanted:
+                lease = self.take([want], read_books(self._directory), spare=spare)
+                if lease:
+                    whole.loads |= {key: lease.loads.pop(key) for key, load in [*lease.loads.items()] if load.place}
+                    lease.unlock()
+            undo.pop_all()
         return whole
 
     def arrive(self, load: Load, crc64nvme: str) -> Record:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import socket
 import ssl
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from http.client import HTTPConnection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from function.errors import StorageUnavailableError
 from function.sources import DEFAULT_PORTS
@@ -23,6 +23,32 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from function.sources import SourceUrl
+
+
+class Watch(Protocol):
+    """Who may end connections: a server that sends a byte now and then is never silent for too long."""
+
+    def check(self) -> None:
+        """Raise if there are to be no more of them."""
+        ...
+
+    def add(self, connected: socket.socket) -> None:
+        """Note a connection, before its first byte: from now on it may be `cut`."""
+        ...
+
+
+class _Nobody:
+    def check(self) -> None:
+        """Go on."""
+
+    def add(self, connected: socket.socket) -> None:
+        """Leave it alone."""
+
+
+def cut(connected: socket.socket) -> None:
+    """End a connection under whoever uses it; they see its end, or an error."""
+    with suppress(OSError):  # it is over already
+        socket.socket.shutdown(connected, socket.SHUT_RDWR)  # TLS's own takes the socket from who reads it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +62,7 @@ class ConnectionRules:
         make_tls: Makes the settings of TLS, called once for each connector.
         connect_seconds: How long one connection may take.
         read_seconds: How long a server may be silent.
+        watch: Told of each connection; asked before each whether there is to be one.
     """
 
     allow_private: bool = False
@@ -44,6 +71,7 @@ class ConnectionRules:
     make_tls: Callable[[], ssl.SSLContext] = ssl.create_default_context
     connect_seconds: float = 5.0
     read_seconds: float = 30.0
+    watch: Watch = field(default_factory=_Nobody)
 
 
 class Connector:
@@ -63,6 +91,7 @@ class Connector:
         Raises:
             InputRefusedError: The host has an address that must not be reached.
             StorageUnavailableError: It can't be reached, or its certificate is not valid.
+            As `Watch.check`.
         """
         rules = self._rules
         addresses = checked_addresses(
@@ -70,6 +99,7 @@ class Connector:
         )
         failure: OSError | None = None
         for address in addresses:
+            rules.watch.check()
             connection = _PinnedConnection(url, address, self._tls_of(url), rules)
             try:
                 connection.connect()
@@ -105,6 +135,15 @@ class _PinnedConnection(HTTPConnection):
         with ExitStack() as undo:
             undo.callback(connected.close)
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.sock = self._tls.wrap_socket(connected, server_hostname=self.host) if self._tls else connected
+            self.sock = _over_tls(connected, self._tls, self.host) if self._tls else connected
+            undo.callback(self.sock.close)
+            self._rules.watch.add(self.sock)
+            if isinstance(self.sock, ssl.SSLSocket):
+                self.sock.do_handshake()
             self.sock.settimeout(self._rules.read_seconds)
             undo.pop_all()
+
+
+def _over_tls(connected: socket.socket, tls: ssl.SSLContext, host: str) -> ssl.SSLSocket:
+    """The socket that takes over; the handshake comes later, as the server may draw it out."""
+    return tls.wrap_socket(connected, server_hostname=host, do_handshake_on_connect=False)

@@ -87,7 +87,7 @@ def open_origin(
 
     Raises:
         SettingsError: The URL is none of these.
-        InputRefusedError: The account's endpoint is no URL.
+        InputRefusedError: The account's endpoint can't be used.
     """
     if url.startswith(("https://", "http://")):
         return HttpsOrigin(url, rules=rules)

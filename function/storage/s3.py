@@ -1,6 +1,6 @@
 """`s3://bucket/prefix`: any S3 server, through boto3.
 
-Endpoint, region and credentials are boto3's business (AWS_ENDPOINT_URL, AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID, roles).
+Endpoint, region and credentials are boto3's business (AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, roles).
 With an endpoint of its own boto3 addresses buckets by path, which every S3 server takes.
 """
 
@@ -16,6 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 
 import boto3.session
+import botocore.session
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError, ResponseStreamingError
@@ -23,7 +24,7 @@ from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError,
 from function.errors import InputRefusedError, StorageUnavailableError
 from function.storage.objects import MAX_KEY_BYTES, Listing, ObjectInfo, SizedReader, check_key, is_key
 from function.storage.s3_errors import error_of_answer, error_of_failure
-from function.storage.s3_range import S3Stream, check_range
+from function.storage.s3_range import S3Stream, check_etag, check_range, check_start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,6 +44,9 @@ _UPLOAD_PART_BYTES = 5 * _MIB  # the smallest that S3 takes: seven of them are i
 _PARTS_AT_ONCE = 4
 _PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.8)
 _WRITER = "comfyfn-writer"
+# Where botocore looks for the region. Of itself it doesn't read AWS_REGION, which newer SDKs do and our manifests set:
+# it would sign links for us-east-1, and a bucket of another region refuses them.
+_REGION = ("region", ["AWS_DEFAULT_REGION", "AWS_REGION"], None, None)
 _BROKEN_BODY = (ResponseStreamingError, IncompleteReadError)  # raised only while a body is read
 
 _T = TypeVar("_T")
@@ -71,7 +75,8 @@ def make_client(
         s3={"payload_signing_enabled": False},
         signature_version="s3v4",  # presigned URLs would still get version 2, which new servers refuse
     )
-    return boto3.session.Session().client(
+    session = botocore.session.Session(session_vars={"region": _REGION})
+    return boto3.session.Session(botocore_session=session).client(
         "s3",
         config=config,
         endpoint_url=endpoint_url,
@@ -265,6 +270,7 @@ class S3Store:
 
     def _size_of(self, key: str, etag: str) -> int:
         head = self._client().head_object(Bucket=self._bucket, Key=self._full(key), IfMatch=f'"{etag}"')
+        check_etag(head["ETag"], etag, self.object_url(key))
         return head["ContentLength"]
 
     def _get_once(self, key: str, max_bytes: int) -> bytes:
@@ -323,6 +329,7 @@ class S3Store:
                 return
             raise
         with closing(answer["Body"]) as body:
+            check_start(answer, start, etag=etag, url=self.object_url(key))
             yield from body.iter_chunks(_CHUNK_BYTES)
 
     def _retried(self, attempt: Callable[[], _T]) -> _T:
@@ -340,13 +347,17 @@ class S3Store:
         try:
             yield
         except ClientError as error:
-            raise error_of_answer(_code_of(error), url) from error
+            raise error_of_answer(_code_of(error), url, status=_status_of(error)) from error
         except BotoCoreError as error:
             raise error_of_failure(type(error).__name__, url) from error
 
 
 def _code_of(error: ClientError) -> str:
-    return error.response.get("Error", {}).get("Code", "")
+    return error.response.get("Error", {}).get("Code") or ""  # None where the answer has an empty one
+
+
+def _status_of(error: ClientError) -> int:
+    return error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
 
 
 def _was_resent(error: ClientError) -> bool:

@@ -16,7 +16,7 @@ _DENIED = (
     " (without s3:ListBucket, S3 answers a missing key the same way)"
 )
 _FAILING = "the store is overloaded or failing: try later"
-_REGION = "the bucket lies in another region: set AWS_DEFAULT_REGION to it"
+_REGION = "the bucket lies in another region: set AWS_DEFAULT_REGION, or without it AWS_REGION, to that one"
 _TOKEN = "the session token is not valid (any more): renew AWS_SESSION_TOKEN"  # noqa: S105  (a remedy, not a secret)
 _NO_CONNECTION = "no connection: check AWS_ENDPOINT_URL and whether the store runs"
 _NO_CREDENTIALS = "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the pod a role"
@@ -51,9 +51,9 @@ _FAILURES = {
     "CredentialRetrievalError": _NO_CREDENTIALS,
     "EndpointConnectionError": _NO_CONNECTION,
     "IncompleteReadError": _BROKEN,
-    "InvalidRegionError": "no region of this name: check AWS_DEFAULT_REGION",
+    "InvalidRegionError": "no region of this name: check AWS_DEFAULT_REGION and AWS_REGION",
     "NoCredentialsError": _NO_CREDENTIALS,
-    "NoRegionError": "no region: set AWS_DEFAULT_REGION",
+    "NoRegionError": "no region: set AWS_REGION",
     "ParamValidationError": "no valid bucket name: correct the URL",
     "PartialCredentialsError": _NO_CREDENTIALS,
     "ProfileNotFound": "no such profile: check AWS_PROFILE",
@@ -65,19 +65,34 @@ _FAILURES = {
 }
 
 _SLOW_DOWN = {"503", "ServiceUnavailable", "SlowDown"}
+_SLOW_DOWN_STATUSES = {429, 503}
+_TIMEOUT_STATUS, _SERVER_STATUS, _LACKING_STATUS = 408, 500, 501
 _TRANSIENT_LINES = {_FAILING, _NO_CONNECTION, _BROKEN}
 
 _CODE = re.compile(r"[A-Za-z0-9.]{1,64}")
 
 
-def error_of_answer(code: str, url: str) -> ObjectMissingError | ObjectChangedError | StorageUnavailableError:
-    """The error that an S3 error code stands for."""
+def error_of_answer(
+    code: str, url: str, *, status: int = 0
+) -> ObjectMissingError | ObjectChangedError | StorageUnavailableError:
+    """The error that an S3 error code stands for, or where it stands for none, the answer's HTTP status.
+
+    Gateways answer with pages of their own, and servers have codes of their own (MinIO's SlowDownRead): what they mean
+    is that the same request may succeed later.
+    """
     if code in {"404", "NoSuchKey", "NoSuchVersion"}:
         return ObjectMissingError(url)
     if code in {"412", "PreconditionFailed"}:
         return ObjectChangedError(url)
     shown = code if _CODE.fullmatch(code) else "an error"
-    return _unavailable(_ANSWERS.get(code, f"the store answered {shown}"), url, slow_down=code in _SLOW_DOWN)
+    line = _ANSWERS.get(code, _FAILING if _is_failing(status) else f"the store answered {shown}")
+    return _unavailable(line, url, slow_down=code in _SLOW_DOWN or status in _SLOW_DOWN_STATUSES)
+
+
+def _is_failing(status: int) -> bool:
+    if status in _SLOW_DOWN_STATUSES or status == _TIMEOUT_STATUS:
+        return True
+    return status >= _SERVER_STATUS and status != _LACKING_STATUS
 
 
 def error_of_failure(name: str, url: str) -> StorageUnavailableError:

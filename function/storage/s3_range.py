@@ -49,14 +49,37 @@ class S3Stream:
             self._response.release_conn()
 
 
-def check_range(answer: GetObjectOutputTypeDef, start: int, length: int, *, etag: str, url: str) -> None:
-    """Refuse an answer that is not this range of this content: not every server heeds `Range` and `If-Match`.
+def check_etag(found: str, etag: str, url: str) -> None:
+    """Refuse another content: not every server heeds `If-Match`.
+
+    Raises:
+        ObjectChangedError: It is another one.
+    """
+    if found.strip('"') != etag:
+        raise ObjectChangedError(url)
+
+
+def check_start(answer: GetObjectOutputTypeDef, start: int, *, etag: str, url: str) -> None:
+    """Refuse an answer that is not of this content from this offset on, however far: not every server heeds `Range`.
 
     Raises:
         ObjectChangedError: It belongs to another content.
-        StorageUnavailableError: It is another range.
+        StorageUnavailableError: It begins elsewhere.
     """
-    if answer["ETag"].strip('"') != etag:
-        raise ObjectChangedError(url)
-    if not answer.get("ContentRange", "").startswith(f"bytes {start}-{start + length - 1}/"):
+    check_etag(answer["ETag"], etag, url)
+    _check_span(answer, f"bytes {start}-", url)
+
+
+def check_range(answer: GetObjectOutputTypeDef, start: int, length: int, *, etag: str, url: str) -> None:
+    """Refuse an answer that is not this whole range of this content.
+
+    Raises:
+        As `check_start`.
+    """
+    check_etag(answer["ETag"], etag, url)
+    _check_span(answer, f"bytes {start}-{start + length - 1}/", url)
+
+
+def _check_span(answer: GetObjectOutputTypeDef, beginning: str, url: str) -> None:
+    if not answer.get("ContentRange", "").startswith(beginning):
         raise StorageUnavailableError(f"{url}: the store ignores the Range header: use one with ranges")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import TYPE_CHECKING
@@ -13,10 +12,11 @@ from typing import TYPE_CHECKING
 from function.errors import InputRefusedError, StorageUnavailableError
 from function.jobs.manifest import utc_now
 from function.sources import parse_source_url
-from function.storage.connecting import Connector
+from function.storage.connecting import Connector, cut
 from function.webhooks.signing import signed_headers
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime
     from http.client import HTTPConnection
@@ -104,14 +104,9 @@ def _exchange(connection: HTTPConnection, target: SourceUrl, headers: Mapping[st
 def _cut_off(connection: HTTPConnection, seconds: float) -> Iterator[None]:
     """Shut a connection down after some time: a receiver that sends a byte now and then never times out."""
     connected: socket.socket = connection.sock
-
-    def shut() -> None:
-        with suppress(OSError):  # it is already
-            socket.socket.shutdown(connected, socket.SHUT_RDWR)  # TLS's own takes the socket from who reads it
-
     if seconds <= 0:
-        shut()
-    timer = threading.Timer(max(0.0, seconds), shut)
+        cut(connected)
+    timer = threading.Timer(max(0.0, seconds), cut, (connected,))
     timer.start()
     try:
         yield

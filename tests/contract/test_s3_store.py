@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING
 import pytest
 import urllib3
 
+from function.credentials import S3Account
 from function.errors import SettingsError, StorageUnavailableError
 from function.storage import open_store, probe_create
+from function.storage.objects import ObjectChangedError, TransientStorageError
 from function.storage.s3 import S3Store
+from tests.support.https import HttpsServer, ServedFile
 from tests.support.proxy import CONFLICT, HttpProxy, Seen
 from tests.support.storage import FlakyProxy, S3Server, free_port
 
@@ -65,6 +68,16 @@ def scripted_server(statuses: list[int], code: str = "") -> Iterator[str]:
             thread.join()
 
 
+@contextmanager
+def plain_server(s3_server: S3Server) -> Iterator[tuple[dict[str, ServedFile], S3Store]]:
+    """Files by path on a server that knows no conditions, and the bucket `bucket` on it."""
+    with (
+        HttpsServer("http") as server,
+        s3_server.store("s3://bucket", endpoint_url=server.url("", "127.0.0.1")) as store,
+    ):
+        yield server.files, store
+
+
 def test_listing_pages(s3_store: S3Store) -> None:
     """A listing goes on after the thousand objects of its first page."""
     keys = [f"jobs/{n:04}" for n in range(1005)]
@@ -111,6 +124,24 @@ def test_settings_come_from_the_environment(
     assert isinstance(store, S3Store)
     probe_create(store)
     store.close()
+
+
+@pytest.mark.parametrize(
+    ("regions", "own", "signed_for"),
+    [
+        ({"AWS_REGION": "eu-central-1"}, "", "eu-central-1"),
+        ({"AWS_REGION": "eu-central-1", "AWS_DEFAULT_REGION": "eu-west-1"}, "", "eu-west-1"),
+        ({"AWS_REGION": "eu-central-1", "AWS_DEFAULT_REGION": "eu-west-1"}, "us-west-2", "us-west-2"),
+    ],
+)
+def test_regions(monkeypatch: pytest.MonkeyPatch, regions: dict[str, str], own: str, signed_for: str) -> None:
+    """Links are signed for the region of the account, else of AWS_DEFAULT_REGION, else of AWS_REGION."""
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    for name, value in {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret", **regions}.items():
+        monkeypatch.setenv(name, value)
+    account = S3Account(access_key_id="id", secret_access_key="secret", region=own) if own else None
+    store = open_store("s3://bucket", account=account)
+    assert f"%2F{signed_for}%2Fs3%2F" in store.presign("a.png", expires_seconds=60)
 
 
 def test_wrong_secret(s3_server: S3Server, s3_store: S3Store) -> None:
@@ -282,6 +313,35 @@ def test_failing_server(s3_server: S3Server) -> None:
     ):
         store.put("x", b"")
     assert "secret text" not in caught.value.message
+
+
+def test_a_gateway_that_fails(s3_server: S3Server) -> None:
+    """An answer without any code of S3's is judged by its status."""
+    with (
+        scripted_server([502]) as endpoint,
+        s3_server.store("s3://bucket", endpoint_url=endpoint, attempts=1) as store,
+        pytest.raises(TransientStorageError, match="overloaded"),
+    ):
+        store.put("x", b"")
+
+
+def test_a_server_without_if_match(s3_server: S3Server, tmp_path: Path) -> None:
+    """What such a server sends of another content than the one that was asked for is not taken for it."""
+    with plain_server(s3_server) as (files, store):
+        files["/bucket/model"] = ServedFile(b"0123456789", headers={"ETag": '"new"'})
+        with pytest.raises(ObjectChangedError):
+            store.get_range("model", 0, 10, etag="old")
+        with pytest.raises(ObjectChangedError):
+            store.download("model", tmp_path / "model", etag="old")
+        assert store.get_range("model", 5, 100, etag="new") == b"56789"
+
+
+def test_a_server_without_ranges(s3_server: S3Server) -> None:
+    """Other bytes than those that were asked for are refused."""
+    with plain_server(s3_server) as (files, store):
+        files["/bucket/model"] = ServedFile(b"0123456789", headers={"ETag": '"new"'}, ranges=False)
+        with pytest.raises(StorageUnavailableError, match="ignores the Range header"):
+            store.get_range("model", 5, 5, etag="new")
 
 
 def test_a_store_connects_when_it_is_used(s3_server: S3Server, s3_bucket: str) -> None:

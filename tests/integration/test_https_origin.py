@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import ssl
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from function.credentials import parse_credentials
+from function.credentials import S3Account, parse_credentials
 from function.errors import InputRefusedError, StorageUnavailableError
 from function.storage.objects import ObjectChangedError, ObjectMissingError, TransientStorageError
 from function.storage.origins import open_origin
+from function.storage.signed import SignedOrigin
 from tests.support.https import HttpsServer, ServedFile
 
 if TYPE_CHECKING:
@@ -324,6 +326,35 @@ def test_origins_are_opened_by_their_url(server: HttpsServer) -> None:
     origin = open_origin(server.origin().url, rules=rules)
     assert origin.head("m.safetensors").etag == "v1"
     assert origin.object_url("m.safetensors?x") == server.url("/m.safetensors")
+
+
+class Signer:
+    """A bucket behind a server, each of whose signatures is another one."""
+
+    def __init__(self, server: HttpsServer) -> None:
+        self._server = server
+        self._numbers = count(1)
+
+    def presign(self, key: str, *, expires_seconds: int) -> str:
+        """A URL of the server."""
+        return self._server.url(f"/{key}?signature={next(self._numbers)}&seconds={expires_seconds}")
+
+
+def test_a_signed_url_is_replaced_before_it_expires(server: HttpsServer) -> None:
+    """An origin that is kept for days goes on reading its bucket; a URL is used until half of its time is over."""
+    hours = [0.0]
+    account = S3Account("key", SECRET, endpoint=server.url(""))
+    origin = SignedOrigin(
+        "s3://bucket",
+        account,
+        rules=server.origin()._rules,
+        open_store=lambda *_, **__: Signer(server),
+        clock=lambda: hours[0] * 3600,
+    )
+    for hours[0] in (0.0, 2.9, 3.0, 7.0):
+        origin.head("m.safetensors")
+    signatures = [request.target.partition("?")[2] for request in server.requests]
+    assert signatures == [f"signature={number}&seconds=21600" for number in (1, 1, 2, 3)]
 
 
 def test_a_small_file_is_read_whole(server: HttpsServer) -> None:

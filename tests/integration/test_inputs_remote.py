@@ -308,8 +308,9 @@ def test_an_account_that_is_refused(sources: InputSources, bucket: str, s3_serve
 @pytest.mark.parametrize(
     ("endpoint", "says"),
     [
-        ("http://169.254.169.254", "metadata"),
-        ("https://s3.example", "ALLOW_PRIVATE_NETWORKS"),
+        ("https://169.254.169.254", "metadata"),
+        ("https://s3.example", "a private address, which needs ALLOW_PRIVATE_NETWORKS"),
+        ("http://s3.example", "credentials are sent by https only, or with ALLOW_PRIVATE_NETWORKS"),
         ("file:///etc", "can't be used"),
         ("s3://other", "can't be used"),
         ("nonsense", "can't be used"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,15 @@ from function.errors import (
     JobCancelledError,
     StorageUnavailableError,
 )
+from function.inputs.errand import Arrival, Errand
+from function.inputs.remote import RemoteFiles, copy_object
 from function.inputs.staging import remove_strays
 from function.job import random_job_id
 from function.storage import open_store
 from function.validation.definitions import parse_definitions
 from tests.support.https import HttpsServer, ServedFile
-from tests.support.inputs import input_sources, job_of, load_image, staging
+from tests.support.inputs import RULES, input_sources, job_of, load_image, staging
+from tests.support.models import SteeredStore
 from tests.support.pictures import bomb, picture, to_base64
 
 if TYPE_CHECKING:
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 
     from function.inputs.sources import InputSources
     from function.storage.objects import ObjectStore
+    from function.storage.s3 import S3Store
     from function.workflow import Workflow
 
 CAT = picture()
@@ -208,6 +213,11 @@ def test_a_missing_input_names_node_and_url(tmp_path: Path, store: ObjectStore) 
     assert line.startswith(f"Failed to download image for node 1: no object {store.url}/no.png")
 
 
+def test_a_missing_input_may_have_a_name_that_no_file_system_takes(tmp_path: Path, s3_store: S3Store) -> None:
+    """Keys of S3 may be so long; what is not there is the sender's mistake, however it is called."""
+    assert "upload it first" in refusal(input_sources(tmp_path, s3_store), "x" * 300 + ".png")
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -278,16 +288,53 @@ def test_a_disk_that_can_not_be_written_to_is_worth_another_try(sources: InputSo
         stage(load_image(to_base64(CAT)), broken)
 
 
-def test_the_deadline_of_the_job_holds(sources: InputSources) -> None:
-    """A server that sends nothing can't hold it."""
-    hold = threading.Event()
+def assert_nobody_brings_files() -> None:
+    """No thread of a job is left, or it is about to end."""
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("inputs")]
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_the_deadline_of_the_job_holds(tmp_path: Path) -> None:
+    """A server that sends nothing more can't hold it, nor a thread of it, however long it may be silent."""
+    hold, sources = threading.Event(), input_sources(tmp_path, read_seconds=3600.0)
     with HttpsServer() as host:
         host.files["/a.png"] = ServedFile(CAT, hold=hold)
         job = job_of(load_image(host.url("/a.png")))
         with pytest.raises(DeadlineExceededError), staging(job, sources, deadline=time.monotonic() + 0.5):
             pass
+        assert_nobody_brings_files()
         hold.set()
     assert list(sources.input_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_deadline_holds_for_a_server_that_never_answers(tmp_path: Path, scheme: str) -> None:
+    """Neither to a request nor to the handshake of TLS."""
+    patient = input_sources(tmp_path, connect_seconds=3600.0, read_seconds=3600.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        workflow = load_image(f"{scheme}://models.example:{silent.getsockname()[1]}/a.png")
+        with pytest.raises(DeadlineExceededError):
+            stage(workflow, patient, deadline=time.monotonic() + 0.5)
+        assert_nobody_brings_files()
+
+
+def test_who_comes_too_late_overwrites_nothing(tmp_path: Path) -> None:
+    """A second delivery of the job may have the file by then; here the deadline passes with the first question."""
+    path = tmp_path / "a.png"
+    path.write_bytes(CAT)
+    store = SteeredStore(tmp_path / "uploads")
+    store.put("a.png", b"late")
+    errand = Errand(max_bytes=0, deadline=1, clock=lambda: len(store.heads))
+    with pytest.raises(DeadlineExceededError):
+        copy_object(store, "a.png", path, Arrival(errand))
+    with HttpsServer() as host:
+        host.files["/a.png"] = ServedFile(b"late")
+        errand = Errand(max_bytes=0, deadline=1, clock=lambda: len(host.requests))
+        with pytest.raises(DeadlineExceededError):
+            RemoteFiles(RULES).fetch(host.url("/a.png"), path, credentials=(), arrival=Arrival(errand))
+    assert path.read_bytes() == CAT
 
 
 def test_a_cancelled_job_does_not_wait_for_its_files(sources: InputSources) -> None:

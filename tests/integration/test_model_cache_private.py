@@ -66,6 +66,11 @@ class Models:
             revalidate_seconds=revalidate_seconds,
         )
 
+    @property
+    def in_use(self) -> bool:
+        """Whether any model is pinned."""
+        return any(file.in_use for file in self._cache.files())
+
     def use(self, name: str, *credentials: UrlCredential) -> str:
         """Use a model as a job does; the name that the engine gets."""
         workflow = {"4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": name}}}
@@ -159,6 +164,22 @@ def test_a_model_of_a_bucket_is_read_with_the_account_of_the_request(
     assert models.use(url, given).endswith("-m.safetensors")
     with pytest.raises(InputRefusedError, match="Authentication required"):
         models.use(url, account(url, **{**auth, "secret_access_key": SECRET}, **endpoint_of(given)))
+
+
+def test_an_account_that_can_not_be_used_leaves_the_model_free(
+    tmp_path: Path, s3_server: S3Server, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request is refused, and what it looked at in the cache is not in use after it."""
+    for name, value in s3_server.environ.items():
+        monkeypatch.setenv(name, value)
+    with closing(s3_server.make_client()) as client:
+        client.put_object(Bucket=s3_bucket, Key="public/m.safetensors", Body=WEIGHTS)
+    url = f"s3://{s3_bucket}/public/m.safetensors"
+    models = Models(tmp_path, f"s3://{s3_bucket}")
+    models.use(url)
+    with pytest.raises(InputRefusedError, match="endpoint of its credentials can't be used"):
+        models.use(url, account(url, access_key_id="key", secret_access_key=SECRET, endpoint="nonsense"))
+    assert not models.in_use
 
 
 def account(url: str, **auth: str) -> UrlCredential:

@@ -191,3 +191,13 @@ def test_file_that_is_removed_under_a_job(jobs: tuple[Job, Job]) -> None:
     jobs[0].bring(ONE)
     jobs[0].directory.path(ONE.record.key).unlink()
     assert jobs[1].take(ONE) is None
+
+
+def test_a_set_that_can_not_be_taken_reserves_nothing(jobs: tuple[Job, Job]) -> None:
+    """What was taken of it before one file turned out to be gone can be had by anybody."""
+    with jobs[0].directory.locked(), pytest.raises(StartOverError):
+        jobs[0].ledger.take_unpinned([ONE, Wanted(TWO.record, None)], spare=())
+    assert jobs[1].books().size_bytes == 0
+    lease = jobs[1].take(ONE)
+    assert lease
+    assert list(lease.loads) == [ONE.record.key]

@@ -7,7 +7,7 @@ import pytest
 
 from function.errors import StorageUnavailableError
 from function.storage import s3_errors
-from function.storage.objects import ObjectChangedError, ObjectMissingError
+from function.storage.objects import ObjectChangedError, ObjectMissingError, SlowDownError, TransientStorageError
 from function.storage.s3_errors import error_of_answer, error_of_failure
 
 URL = "s3://bucket/key"
@@ -39,7 +39,7 @@ def test_kinds(code: str, kind: type[Exception]) -> None:
         ("InvalidAccessKeyId", "AWS_ACCESS_KEY_ID"),
         ("SignatureDoesNotMatch", "AWS_SECRET_ACCESS_KEY"),
         ("ExpiredToken", "AWS_SESSION_TOKEN"),
-        ("PermanentRedirect", "AWS_DEFAULT_REGION"),
+        ("PermanentRedirect", "AWS_REGION"),
         ("SlowDown", "try later"),
         ("SomethingNew", "the store answered SomethingNew"),
     ],
@@ -47,6 +47,22 @@ def test_kinds(code: str, kind: type[Exception]) -> None:
 def test_remedies(code: str, remedy: str) -> None:
     """The line says what to do, or at least the code."""
     assert remedy in str(error_of_answer(code, URL))
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind"),
+    [
+        *(("SlowDownRead", 503, SlowDownError), ("429", 429, SlowDownError), ("TooManyRequests", 429, SlowDownError)),
+        *(("502", 502, TransientStorageError), ("504", 504, TransientStorageError)),
+        *(("408", 408, TransientStorageError), ("SomethingNew", 500, TransientStorageError)),
+        *(("RequestTimeout", 400, TransientStorageError), ("SlowDown", 503, SlowDownError)),
+        *(("NotImplemented", 501, StorageUnavailableError), ("501", 501, StorageUnavailableError)),
+        *(("AccessDenied", 403, StorageUnavailableError), ("SomethingNew", 400, StorageUnavailableError)),
+    ],
+)
+def test_what_may_succeed_when_it_is_repeated(code: str, status: int, kind: type[Exception]) -> None:
+    """A failing or overloaded server is told by the status where its code is unknown, or a gateway's page has none."""
+    assert type(error_of_answer(code, URL, status=status)) is kind
 
 
 def test_hostile_codes_are_not_repeated() -> None:

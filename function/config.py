@@ -142,6 +142,12 @@ class Settings:
         "",
         "Where jobs and outputs are stored; default `file://$DATA_DIR/store/results`.",
     )
+    link_endpoint_url: str = _setting(
+        "LINK_ENDPOINT_URL",
+        http_url,
+        "",
+        "Where clients reach the S3 server of RESULTS_URL, if not at AWS_ENDPOINT_URL: links to outputs lead there.",
+    )
     model_url_allow: tuple[AllowedUrls, ...] = _setting(
         "MODEL_URL_ALLOW",
         parse_allow_list,

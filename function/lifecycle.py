@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from function.job import Job, JobResult
     from function.jobs.service import Jobs
     from function.pipeline import Line
+    from function.storage.objects import ObjectStore
     from function.telemetry import Progress
     from function.templates.store import TemplateStore
     from function.uploads import UploadRules
@@ -147,6 +148,13 @@ class Function:
         if self._refusal:
             raise StorageUnavailableError(self._refusal)
         return self._line.result(_BUILD_SECONDS)
+
+    @cached_property
+    def links(self) -> ObjectStore:
+        """The results as clients reach them; only for links."""
+        from function.storage import open_store  # noqa: PLC0415  (see above)
+
+        return open_store(self.settings.results_url, endpoint_url=self.settings.link_endpoint_url or None)
 
     @cached_property
     def templates(self) -> TemplateStore:

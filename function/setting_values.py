@@ -128,7 +128,7 @@ def http_url(text: str) -> str:
     """A URL of an HTTP server, without credentials."""
     parts = urlsplit(text)
     if text and (parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.fragment):
-        raise ValueError("a URL like http://broker-ingress.knative-eventing.svc.cluster.local/default/default")
+        raise ValueError("the http or https URL of a server, without a user name in it")
     return text
 
 

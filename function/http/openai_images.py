@@ -85,7 +85,7 @@ def _data(function: Function, result: JobResult, image: Output) -> bytes:
 def _link(function: Function, request: Request, result: JobResult, image: Output) -> str:
     """Where the file can be fetched: at S3 with a link that expires, else here."""
     key = output_key(result.job_id, result.attempt, image)
-    link = function.jobs.results.presign(key, expires_seconds=LINK_SECONDS)
+    link = function.links.presign(key, expires_seconds=LINK_SECONDS)
     return link if "://" in link else request.url_root + quote(key)
 
 

@@ -30,7 +30,7 @@ def fetch(function: Function, _request: Request, key: str) -> Response:
         info = store.head(key)
     except (ObjectMissingError, InputRefusedError) as error:  # refused: what can't be a key
         raise NotFound from error
-    link = store.presign(key, expires_seconds=LINK_SECONDS)
+    link = function.links.presign(key, expires_seconds=LINK_SECONDS)
     if "://" in link:
         return Response(status=HTTPStatus.FOUND, headers={"Location": link})
     response = Response(_chunks(store, info), mimetype=info.media_type)

@@ -14,13 +14,19 @@ if TYPE_CHECKING:
 
 
 def open_store(
-    url: str, *, account: S3Account | None = None, stall_seconds: float = 30, attempts: int = 3
+    url: str,
+    *,
+    account: S3Account | None = None,
+    endpoint_url: str | None = None,
+    stall_seconds: float = 30,
+    attempts: int = 3,
 ) -> ObjectStore:
     """The store of `s3://bucket/prefix` or `file:///dir`; nothing is read, connected or made yet.
 
     Args:
         url: One of the two.
         account: Whose the bucket is; None: whose the environment says.
+        endpoint_url: Where the S3 server is; None: where the account or the environment says.
         stall_seconds: After how long without a byte a connection counts as broken.
         attempts: How often a request is sent that gets no answer, or a server's error.
 
@@ -35,8 +41,10 @@ def open_store(
     if scheme == "s3":
         from function.storage.s3 import S3Store, make_client  # noqa: PLC0415  (boto3 is slow to import; not everyone needs it)
 
-        make = partial(make_client, stall_seconds=stall_seconds, attempts=attempts)
-        return S3Store(url, make_client=partial(make, **_arguments(account)) if account else make)
+        given = _arguments(account) if account else {}
+        if endpoint_url:
+            given["endpoint_url"] = endpoint_url
+        return S3Store(url, make_client=partial(make_client, stall_seconds=stall_seconds, attempts=attempts, **given))
     raise SettingsError(f"{url!r}: expected s3://bucket/prefix or file:///directory")
 
 

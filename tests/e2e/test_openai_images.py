@@ -162,6 +162,25 @@ def test_a_link_to_s3_opens_without_a_token(
     assert (answer.status, Image.open(io.BytesIO(answer.data)).size) == (200, (32, 32))
 
 
+def test_a_link_leads_to_where_clients_reach_s3(
+    function_factory: FunctionFactory, s3_server: S3Server, s3_bucket: str
+) -> None:
+    """The function itself may reach it by another name, which is none to them; the signature is for theirs."""
+    public = s3_server.endpoint_url.replace("127.0.0.1", "localhost")
+    results = f"s3://{s3_bucket}/public/results"
+    function = function_factory(**s3_server.environ, RESULTS_URL=results, LINK_ENDPOINT_URL=public)
+    put_templates(function)
+    with client_of(function) as client:
+        (image,) = client.images.generate(model="flat", prompt="x").data or ()
+    key = (image.url or "").partition("/outputs/")[2].partition("?")[0]
+    moved = function.get(f"/outputs/{key}")
+    assert moved.status == 302
+    for link in (image.url or "", moved.headers["location"]):
+        assert link.startswith(f"{public}/")
+        answer = urllib3.request("GET", link)
+        assert (answer.status, Image.open(io.BytesIO(answer.data)).size) == (200, (32, 32))
+
+
 def test_several_images_are_made_at_a_time(client: openai.OpenAI) -> None:
     """`n` is the template's batch."""
     answer = client.images.generate(model="flat", prompt="x", n=3, size="auto", response_format="b64_json")

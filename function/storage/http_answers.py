@@ -9,6 +9,7 @@ from http.client import HTTPException
 from typing import TYPE_CHECKING
 
 from function.errors import InputRefusedError, StorageUnavailableError
+from function.storage.connecting import cut
 from function.storage.objects import (
     ObjectChangedError,
     ObjectInfo,
@@ -18,6 +19,7 @@ from function.storage.objects import (
 )
 
 if TYPE_CHECKING:
+    import socket
     from http.client import HTTPConnection, HTTPResponse
 
 _STRONG_ETAG = re.compile(r'"([\x21\x23-\x7e]{1,128})"')
@@ -32,16 +34,22 @@ _UNSATISFIABLE = 416
 class HttpAnswer:
     """One answer, with the connection that ends with it.
 
+    Args:
+        response: Its head has been read.
+        connection: Where it came from.
+        connected: The connection's socket, which belongs to the answer by now.
+
     Attributes:
         status: Its status.
         size_bytes: Length of the whole file, as far as the answer says it.
         span: First and last byte of the file that the body has; None for the whole.
     """
 
-    def __init__(self, response: HTTPResponse, connection: HTTPConnection) -> None:
+    def __init__(self, response: HTTPResponse, connection: HTTPConnection, connected: socket.socket) -> None:
         self.status = response.status
         self._response = response
         self._connection = connection
+        self._connected = connected
         self.size_bytes, self.span = self._extent()
 
     def header(self, name: str) -> str:
@@ -51,6 +59,10 @@ class HttpAnswer:
     def readinto(self, buffer: memoryview) -> int:
         """Read some of the body."""
         return self._response.readinto(buffer)
+
+    def abort(self) -> None:
+        """End a `readinto` of another thread."""
+        cut(self._connected)
 
     def close(self) -> None:
         """End answer and connection."""
@@ -81,6 +93,10 @@ class _Stream:
             raise TransientStorageError(f"{self._shown}: the answer broke off ({type(error).__name__})") from error
         self._left_bytes -= count
         return count
+
+    def abort(self) -> None:
+        """End a `readinto` of another thread."""
+        self._answer.abort()
 
 
 def info_of(answer: HttpAnswer, key: str, shown: str) -> ObjectInfo:
@@ -136,6 +152,10 @@ class _WholeStream:
         if not count and self._answer.size_bytes not in {None, self._done_bytes}:
             raise TransientStorageError(f"{self._shown}: the answer broke off")
         return count
+
+    def abort(self) -> None:
+        """End a `readinto` of another thread."""
+        self._answer.abort()
 
 
 def stream_whole(answer: HttpAnswer, shown: str) -> _WholeStream:

@@ -180,9 +180,10 @@ class HttpsOrigin:
     def _ask(self, url: SourceUrl, method: str, target: str, headers: Mapping[str, str]) -> HttpAnswer:
         """One request; its connection ends with the answer. http.client asks for content that is not compressed."""
         connection = self._connector.connect(url)
+        connected = connection.sock
         try:
             connection.request(method, target, headers={**headers, "User-Agent": "comfyfn", "Connection": "close"})
-            return HttpAnswer(connection.getresponse(), connection)
+            return HttpAnswer(connection.getresponse(), connection, connected)
         except (OSError, HTTPException) as error:
             connection.close()
             raise TransientStorageError(f"{url.origin}: no answer ({type(error).__name__})") from error

@@ -281,6 +281,9 @@ class _Stream:
         with self.translated():
             return self.file.readinto(buffer)
 
+    def abort(self) -> None:
+        """Nobody waits long for a disk."""
+
 
 class _Etags:
     """sha256 of files, computed once per version of a file.

@@ -97,6 +97,10 @@ class RangeStream(Protocol):
         """
         ...
 
+    def abort(self) -> None:
+        """End a `readinto` in which another thread waits, however slowly bytes come; there is no more to be read."""
+        ...
+
 
 class ObjectStore(Protocol):
     """A bucket with a prefix, or a directory.

@@ -6,10 +6,13 @@ from http.client import HTTPException
 from typing import TYPE_CHECKING
 
 from function.errors import StorageUnavailableError
+from function.storage.connecting import cut
 from function.storage.objects import ObjectChangedError
 from function.storage.s3_errors import error_of_failure
 
 if TYPE_CHECKING:
+    import socket
+
     from botocore.response import StreamingBody
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
     from urllib3 import HTTPResponse
@@ -29,6 +32,7 @@ class S3Stream:
 
     def __init__(self, body: StreamingBody, url: str, length: int) -> None:
         self._response: HTTPResponse = body._raw_stream  # type: ignore[attr-defined]  # noqa: SLF001  (see above)
+        self._connected: socket.socket = self._response._fp.fp.raw._sock  # noqa: SLF001  (see above)
         self._url = url
         self._left_bytes = length
 
@@ -40,6 +44,10 @@ class S3Stream:
             raise error_of_failure("ResponseStreamingError", self._url) from error
         self._left_bytes -= count
         return count
+
+    def abort(self) -> None:
+        """End a `readinto` of another thread."""
+        cut(self._connected)
 
     def close(self) -> None:
         """Give the connection back, or close it when bytes are still to come."""

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections import deque
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from function.transfer.pace import BUSY, MOST
 from function.transfer.patience import Patience
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from function.storage.objects import RangeStream
     from function.storage.origins import Origin
@@ -77,6 +78,7 @@ class Parts:
         self._changed = threading.Condition()
         self._writing = threading.Lock()
         self._missing = deque(part for part in journal.header.parts if part not in journal.crcs)
+        self._streams: list[RangeStream] = []
         self._workers = 0
         self._done_bytes = 0
         self._stopped = False
@@ -86,7 +88,7 @@ class Parts:
         """Bring all of them, or raise what kept one from coming.
 
         Args:
-            on_bytes: Told in this thread; if it raises, the threads end after their next chunk.
+            on_bytes: Told in this thread; if it raises, the threads end, at the latest when their request is answered.
             most: How many connections there may be at this moment.
         """
         self._most = most
@@ -102,12 +104,19 @@ class Parts:
                 on_bytes(done - told)
                 told = done
         finally:
-            self._stopped = True
+            self._abort()
             for thread in threads:
                 thread.join()
         if self._failure:
             raise self._failure
         on_bytes(self._done_bytes - told)
+
+    def _abort(self) -> None:
+        """End what is being read: a chunk may take longer than anybody waits."""
+        self._stopped = True
+        with self._changed:
+            for stream in self._streams:
+                stream.abort()
 
     def _unfinished(self) -> bool:
         with self._changed:
@@ -162,6 +171,8 @@ class Parts:
             try:
                 self._read(claimed, buffer)
             except TransientStorageError as error:
+                if self._halted():
+                    return
                 if isinstance(error, SlowDownError):
                     self._pace.slow_down(time.monotonic())
                 if len(claimed.parts) < unfinished:
@@ -175,12 +186,27 @@ class Parts:
         return start, header.start_of(parts[-1]) + header.length_of(parts[-1]) - start
 
     def _read(self, claimed: _Range, buffer: memoryview) -> None:
+        extent = self._extent(claimed)
+        with self._store.open_range(self._key, *extent, etag=self._header.etag) as stream, self._noted(stream):
+            self._read_parts(claimed, stream, buffer)
+
+    @contextmanager
+    def _noted(self, stream: RangeStream) -> Iterator[None]:
+        """Have a stream aborted that is being read when all ends."""
+        with self._changed:
+            self._streams.append(stream)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._streams.remove(stream)
+
+    def _read_parts(self, claimed: _Range, stream: RangeStream, buffer: memoryview) -> None:
         parts = claimed.parts
-        with self._store.open_range(self._key, *self._extent(claimed), etag=self._header.etag) as stream:
-            while parts and not self._halted():
-                self._read_part(claimed, stream, buffer)
-                if self._workers > self._limit():
-                    self._give_back(parts)
+        while parts and not self._halted():
+            self._read_part(claimed, stream, buffer)
+            if self._workers > self._limit():
+                self._give_back(parts)
 
     def _read_part(self, claimed: _Range, stream: RangeStream, buffer: memoryview) -> None:
         part = claimed.parts[0]

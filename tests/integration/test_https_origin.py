@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import ssl
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -355,6 +358,22 @@ def test_a_signed_url_is_replaced_before_it_expires(server: HttpsServer) -> None
         origin.head("m.safetensors")
     signatures = [request.target.partition("?")[2] for request in server.requests]
     assert signatures == [f"signature={number}&seconds=21600" for number in (1, 1, 2, 3)]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_read_in_which_a_thread_waits_can_be_ended(scheme: str) -> None:
+    """However long the server may be silent; nothing of what it sends later is taken for the file's."""
+    hold = threading.Event()
+    with HttpsServer(scheme) as server, ThreadPoolExecutor(1) as pool:
+        server.files["/m.safetensors"] = ServedFile(CONTENT, hold=hold)
+        origin = server.origin(f"{scheme}://*:{server.port}", read_seconds=3600.0)
+        with origin.open_range("m.safetensors", 0, 100, etag="v1") as stream:
+            waiting = pool.submit(stream.readinto, memoryview(bytearray(100)))
+            stream.abort()
+            assert waiting.exception(30) or waiting.result() < 2
+            hold.set()
+            with suppress(TransientStorageError):
+                assert stream.readinto(memoryview(bytearray(100))) == 0
 
 
 def test_a_small_file_is_read_whole(server: HttpsServer) -> None:

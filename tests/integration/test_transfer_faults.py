@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -213,6 +214,23 @@ def test_given_up_fetch_is_resumed(wanted: Fetch, s3_server: S3Server) -> None:
     assert requested(proxy) == len(CONTENT) - had_bytes
     assert (told[0], sum(told)) == (had_bytes, len(CONTENT))
     assert_brought(wanted)
+
+
+def test_given_up_fetch_does_not_wait_for_its_connections(wanted: Fetch, s3_server: S3Server) -> None:
+    """However long they may be silent: a byte now and then would keep them as long."""
+    with (
+        ThreadPoolExecutor(1) as pool,
+        FaultyProxy(s3_server.endpoint_url, default=Fault("stall", 1000)) as proxy,
+        through(proxy, s3_server, stall_seconds=3600.0) as fetcher,
+    ):
+        reports: list[int] = []
+
+        def give_up(count: int) -> None:
+            reports.append(count)
+            if proxy.ranges and len(reports) > 10:  # half a second: by then it waits for the rest of an answer
+                raise ZeroDivisionError
+
+        assert isinstance(pool.submit(fetcher.fetch, wanted, on_bytes=give_up).exception(30), ZeroDivisionError)
 
 
 def test_finished_part_is_not_fetched_again(wanted: Fetch, s3_server: S3Server) -> None:

@@ -80,6 +80,10 @@ class Engine:
         self._counted_starts = 0
         supervisor.subscribe(self._count)
 
+    def refuse_when_failing(self) -> None:
+        """Refuse a job while the engine does not start; see `Supervisor.refuse_when_failing`."""
+        self._supervisor.refuse_when_failing()
+
     def run(
         self,
         workflow: Workflow,
@@ -101,9 +105,9 @@ class Engine:
             on_preview: Told of pictures of the run, in this thread; None: the engine is not asked for any.
 
         Raises:
-            EngineUnavailableError: The engine wasn't ready in time, keeps failing, died, or lost its CUDA context; all
-                else as in `EngineClient.run`. An engine that doesn't answer as ComfyUI does, and one whose run can't be
-                interrupted, are replaced.
+            EngineNotReadyError: The engine wasn't ready in time, or keeps failing.
+            EngineUnavailableError: The engine died or lost its CUDA context; all else as in `EngineClient.run`. An
+                engine that doesn't answer as ComfyUI does, and one whose run can't be interrupted, are replaced.
         """
         cancellation = cancellation or Cancellation()
         outputs = output_nodes(workflow, self._definitions())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from websockets.exceptions import WebSocketException
 
 from function.engine.websocket import WebSocket
-from function.errors import EngineUnavailableError
+from function.errors import EngineNotReadyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ _MAX_MESSAGE_BYTES = 16 * 1024**2
 """Previews have a tenth of it. A larger message costs the connection; the run is found by asking."""
 
 
-class NotConnectedError(EngineUnavailableError):
+class NotConnectedError(EngineNotReadyError):
     """The engine took no connection, so nothing was submitted: the run may be tried again at once."""
 
 

@@ -26,6 +26,10 @@ class NotConnectedError(EngineNotReadyError):
     """The engine took no connection, so nothing was submitted: the run may be tried again at once."""
 
 
+class EngineBusyError(NotConnectedError):
+    """It took the connection, or would, and did not answer: ComfyUI does so while it lists thousands of files."""
+
+
 class RunSocket:
     """The socket of one run after the other, each of which says `open` first.
 
@@ -70,11 +74,13 @@ class RunSocket:
             deadline: Monotonic seconds; connecting ends there, now and after a loss.
 
         Raises:
-            NotConnectedError: The engine takes no connection.
+            NotConnectedError: The engine takes no connection, or has no answer: EngineBusyError.
         """
         self._deadline = deadline
         try:
             self._connection = self._connect()
+        except TimeoutError as error:
+            raise EngineBusyError("the engine takes no connection: it does not answer") from error
         except (OSError, WebSocketException) as error:
             raise NotConnectedError(f"the engine takes no connection: {error}") from error
 

@@ -1,6 +1,6 @@
 """What ComfyUI's `/object_info` says of each node class, reduced to what a workflow may be judged by. Pure.
 
-The engine has the last word, so whatever it might see otherwise is left out here: bounds, options and output types of
+The engine has the last word, so whatever it might see otherwise is left out here: bounds, options and types of links of
 classes that are not ComfyUI's own (their VALIDATE_INPUTS and type classes don't show), options that are files, and
 inputs that V3 nodes make up while they look at the graph. Read from `execution.py` of ComfyUI 0.3.64 and 0.33.0.
 """
@@ -57,6 +57,7 @@ class InputDefinition:
     Attributes:
         kind: ComfyUI's type, for example `INT`, `IMAGE` or `INT,FLOAT`; `*` where any link fits.
         required: Whether a workflow must give it.
+        linked: The type that a link must fit; `*`: any, or not ours to judge.
         minimum: Smallest number it takes; None: no bound that we judge by.
         maximum: Largest number it takes; None: no bound that we judge by.
         choices: The values it takes; None: nothing that we judge by.
@@ -65,6 +66,7 @@ class InputDefinition:
 
     kind: str
     required: bool
+    linked: str = ANY
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[Any, ...] | None = None
@@ -182,6 +184,7 @@ def _input(place: tuple[str, str], config: list[Any], *, required: bool, judged:
     return InputDefinition(
         kind,
         required,
+        linked=kind,
         minimum=_bound(options.get("min")),
         maximum=_bound(options.get("max")),
         choices=None if choices is None else tuple(choices),

@@ -173,7 +173,7 @@ class _Graph:
             text = f"node {source} ({self._workflow[source]['class_type']}) has no output {_shown(slot)}"
             yield self._broken_link(node_id, name, text, link)
             return
-        if not _fits(received, declared.kind):
+        if not _fits(received, declared.linked):
             yield _mismatch(name, declared, received, link)
 
     def _broken_link(self, node_id: str, name: str, text: str, link: list[Any]) -> Problem:

@@ -281,10 +281,16 @@ class ClientGoneError(RetryableError):
 
 
 class EngineUnavailableError(RetryableError):
-    """The engine did not start, died in mid-run or does not answer."""
+    """The engine died in mid-run or does not answer any more."""
 
     code = "engine_unavailable"
     spends_attempt = True
+
+
+class EngineNotReadyError(EngineUnavailableError):
+    """The engine did not start or takes no connection: it never saw the job, which can't be the reason."""
+
+    spends_attempt = False
 
 
 class StorageUnavailableError(RetryableError):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ import pynvml
 from pynvml import NVMLError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import TypeVar
 
     from function.telemetry import Metrics
@@ -78,6 +78,8 @@ class GpuStatus:
 class NvmlReader:
     """Reads the GPUs again and again; opens NVML for the first reading and again after one that found a problem.
 
+    A lost GPU may not tell its UUID any more, or not be listed at all, so the reader remembers those that it has seen.
+
     NVML does not survive a fork: the reader belongs to the process that reads.
 
     Args:
@@ -91,6 +93,7 @@ class NvmlReader:
         self._lock = Lock()
         self._open = False
         self._last = (-_LOST_SECONDS, GpuStatus())
+        self._seen: dict[str, int] = {}
 
     def read(self) -> GpuStatus:
         """Read every visible GPU: a few calls into the driver each, from any thread."""
@@ -118,7 +121,9 @@ class NvmlReader:
             if not self._open:
                 pynvml.nvmlInit()
                 self._open = True
-            return _status(_read_all(), self._visible)
+            readings, gone = _recognised(_read_all(), self._seen)
+            self._seen |= {reading.uuid: reading.index for reading in readings if reading.uuid}
+            return _status(readings, gone, self._visible)
         except pynvml.NVMLError_LibraryNotFound:
             return GpuStatus(absence="no GPU: no NVIDIA driver is installed (libnvidia-ml.so.1 does not load)")
         except pynvml.NVMLError_DriverNotLoaded:
@@ -198,6 +203,26 @@ def _read_one(index: int, driver_version: str) -> _Reading:
     return _Reading(index, uuid, gpu, "")
 
 
+def _recognised(readings: list[_Reading], seen: Mapping[str, int]) -> tuple[list[_Reading], list[_Reading]]:
+    """The readings with UUIDs that were told earlier, and one for each GPU that is listed no more.
+
+    Args:
+        readings: What was read now.
+        seen: UUIDs that were read earlier, with the index of each at that time.
+    """
+    told = {reading.uuid for reading in readings}
+    missing = {uuid: index for uuid, index in seen.items() if uuid not in told}
+    recognised = []
+    for reading in readings:
+        uuid = reading.uuid or next((uuid for uuid, index in missing.items() if index == reading.index), "")
+        missing.pop(uuid, None)
+        recognised.append(replace(reading, uuid=uuid))
+    return recognised, [
+        _Reading(index, uuid, None, f"GPU {index} ({uuid}): it is listed no more", lost=True)
+        for uuid, index in missing.items()
+    ]
+
+
 def _told(read: Callable[[], _T]) -> _T | None:
     try:
         return read()
@@ -205,14 +230,16 @@ def _told(read: Callable[[], _T]) -> _T | None:
         return None
 
 
-def _status(readings: list[_Reading], visible: str | None) -> GpuStatus:
-    if not readings:
+def _status(readings: list[_Reading], gone: list[_Reading], visible: str | None) -> GpuStatus:
+    if not readings and not gone:
         return GpuStatus(absence="no GPU: NVML lists none")
     if visible in {"", "-1"}:
         return GpuStatus(absence="no GPU: CUDA_VISIBLE_DEVICES hides them all")
     unknown = ""
     if visible is not None and "MIG-" not in visible:
-        readings, unknown = _select(readings, visible)
+        readings, unknown = _select(readings, gone, visible)
+    else:
+        readings = readings + gone
     problems = [reading.problem for reading in readings if reading.problem]
     if unknown:
         problems.append(f"CUDA_VISIBLE_DEVICES={visible!r}: NVML lists no GPU {unknown!r}")
@@ -223,12 +250,19 @@ def _status(readings: list[_Reading], visible: str | None) -> GpuStatus:
     )
 
 
-def _select(readings: list[_Reading], visible: str) -> tuple[list[_Reading], str]:
-    """Return what the names in the list select and the first name that selects nothing or more than one."""
+def _select(readings: list[_Reading], gone: list[_Reading], visible: str) -> tuple[list[_Reading], str]:
+    """Return what the names in the list select and the first name that selects nothing or more than one.
+
+    A GPU that is gone is selected by a name that no other GPU has.
+    """
     selected: list[_Reading] = []
     for name in (part.strip() for part in visible.split(",")):
-        named = [reading for reading in readings if reading.is_named(name)]
+        named = _named(name, readings) or _named(name, gone)
         if len(named) != 1:
             return selected, name
         selected += named
     return selected, ""
+
+
+def _named(name: str, readings: list[_Reading]) -> list[_Reading]:
+    return [reading for reading in readings if reading.is_named(name)]

@@ -210,6 +210,7 @@ def run_job(prepared: PreparedJob, line: Line, turn: Turn, *, new: bool) -> JobR
         RetryableError: The job may succeed later or on another pod.
     """
     job, watch = prepared.checked.job, Stopwatch({"inputs": prepared.seconds})
+    line.engine.refuse_when_failing()  # before the claim: a job has a hundred, and is delivered again at once
     if not job.stored:
         return _attempt(prepared, line, turn, 1, watch)
 

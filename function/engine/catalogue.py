@@ -34,7 +34,7 @@ _NODE_SOURCES = (
     "nodes.py",
     "comfy_extras/*.py",
     "custom_nodes/*.py",
-    "custom_nodes/*/*.py",
+    "custom_nodes/*/**/*.py",  # and not **, which would leave out packs that are links
     "function/engine/embedded/nodes/*.py",
 )
 """Files that tell one set of nodes from another, below the engine's directory."""

@@ -18,7 +18,7 @@ from function.engine.api import EngineApi, RunState
 from function.engine.previews import EXTRA_DATA, HELLO, LatestPreview, parse_preview
 from function.engine.progress import RunProgress
 from function.engine.results import EngineFile, EngineRun, ignore_outputs, parse_executed, parse_run, to_refusal
-from function.engine.sockets import NotConnectedError, RunSocket
+from function.engine.sockets import EngineBusyError, NotConnectedError, RunSocket
 from function.errors import (
     DeadlineExceededError,
     EngineUnavailableError,
@@ -35,7 +35,15 @@ if TYPE_CHECKING:
     from function.telemetry import OnProgress
     from function.workflow import Workflow
 
-__all__ = ["EngineClient", "EngineFile", "EngineRun", "NotConnectedError", "RunLimits", "new_prompt_id"]
+__all__ = [
+    "EngineBusyError",
+    "EngineClient",
+    "EngineFile",
+    "EngineRun",
+    "NotConnectedError",
+    "RunLimits",
+    "new_prompt_id",
+]
 
 _SUBMIT_SECONDS = 60.0  # ComfyUI validates before it answers, and lists model directories for that
 _RECORD_SECONDS = 30.0

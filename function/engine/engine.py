@@ -10,7 +10,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from function.cancellation import Cancellation
-from function.engine.client import EngineClient, EngineRun, NotConnectedError, RunLimits, new_prompt_id
+from function.engine.client import (
+    EngineBusyError,
+    EngineClient,
+    EngineRun,
+    NotConnectedError,
+    RunLimits,
+    new_prompt_id,
+)
 from function.engine.progress import rising
 from function.engine.results import ignore_outputs
 from function.engine.views import view_file
@@ -46,6 +53,8 @@ _BROKEN = re.compile(
 )
 _CONNECT_TRIES = 5
 _CONNECT_PAUSE_SECONDS = 0.1
+_BUSY_SECONDS = 90.0
+"""Longer than the catalogue waits for `/object_info`, which keeps ComfyUI from answering anybody else."""
 
 
 class Engine:
@@ -58,6 +67,7 @@ class Engine:
         connect: Makes the client of an engine at a host and port.
         while_running: Makes a context that is open while a workflow runs, not while the engine boots.
         definitions: What the engine is known to say of its nodes; None: nothing yet.
+        busy_seconds: For how long a process that is there may leave connections unanswered without being replaced.
     """
 
     def __init__(
@@ -69,6 +79,7 @@ class Engine:
         connect: Callable[[str, int], EngineClient] = EngineClient,
         while_running: Callable[[], AbstractContextManager[object]] = nullcontext,
         definitions: Callable[[], Definitions | None] = lambda: None,
+        busy_seconds: float = _BUSY_SECONDS,
     ) -> None:
         self._supervisor = supervisor
         self._metrics = metrics
@@ -76,9 +87,15 @@ class Engine:
         self._connect = connect
         self._while_running = while_running
         self._definitions = definitions
+        self._busy_seconds = busy_seconds
+        self._busy_since: tuple[int, float] | None = None
         self._client: tuple[int, EngineClient] | None = None
         self._counted_starts = 0
         supervisor.subscribe(self._count)
+
+    def refuse_when_failing(self) -> None:
+        """Refuse a job while the engine does not start; see `Supervisor.refuse_when_failing`."""
+        self._supervisor.refuse_when_failing()
 
     def run(
         self,
@@ -101,9 +118,9 @@ class Engine:
             on_preview: Told of pictures of the run, in this thread; None: the engine is not asked for any.
 
         Raises:
-            EngineUnavailableError: The engine wasn't ready in time, keeps failing, died, or lost its CUDA context; all
-                else as in `EngineClient.run`. An engine that doesn't answer as ComfyUI does, and one whose run can't be
-                interrupted, are replaced.
+            EngineNotReadyError: The engine wasn't ready in time, or keeps failing.
+            EngineUnavailableError: The engine died or lost its CUDA context; all else as in `EngineClient.run`. An
+                engine that doesn't answer as ComfyUI does, and one whose run can't be interrupted, are replaced.
         """
         cancellation = cancellation or Cancellation()
         outputs = output_nodes(workflow, self._definitions())
@@ -158,14 +175,28 @@ class Engine:
             return attempt()
 
     def _attempt(self, run_in: _RunIn, deadline: float, cancellation: Cancellation) -> EngineRun:
-        for _ in range(_CONNECT_TRIES):
+        refused = 0
+        while refused < _CONNECT_TRIES:
             state = self._ready(deadline, cancellation)
+            began = time.monotonic()
             try:
                 return self._run_once(state, run_in, deadline, cancellation)
+            except EngineBusyError:
+                if self._silent_seconds(state, began) >= self._busy_seconds:
+                    break
+                if time.monotonic() >= deadline:
+                    raise
             except NotConnectedError:  # it has just died, and the supervisor is about to notice
-                time.sleep(_CONNECT_PAUSE_SECONDS)
+                refused += 1
+            time.sleep(_CONNECT_PAUSE_SECONDS)
         self._replace(state, "it takes no connection")
         return self._run_once(self._ready(deadline, cancellation), run_in, deadline, cancellation)
+
+    def _silent_seconds(self, state: EngineState, began: float) -> float:
+        """For how long a process has answered no run that tried, this one among them, which began then."""
+        if not self._busy_since or self._busy_since[0] != state.generation:
+            self._busy_since = state.generation, began
+        return time.monotonic() - self._busy_since[1]
 
     def _ready(self, deadline: float, cancellation: Cancellation) -> EngineState:
         try:
@@ -182,9 +213,13 @@ class Engine:
             is_cancelled=lambda: cancellation.reason is not None,
             on_stuck=lambda: self._supervisor.restart("a run could not be interrupted"),
         )
+        busy_since, self._busy_since = self._busy_since, None
         try:
             with self._while_running(), self._metrics.engine_run_seconds.time():
                 return run_in(self._client_of(state), limits)
+        except EngineBusyError:
+            self._busy_since = busy_since
+            raise
         except NotConnectedError:
             raise
         except EngineUnavailableError as error:

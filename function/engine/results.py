@@ -26,6 +26,7 @@ _LINE_CHARACTERS = 300
 _OUT_OF_MEMORY_TYPES = frozenset({"OutOfMemoryError", "MemoryError"})
 _OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory")
 _MODEL_NOT_FOUND = re.compile(r"Model in folder '(?P<folder>[^']*)' with filename '(?P<filename>[^']*)' not found")
+_ENDS = frozenset({"execution_error", "execution_interrupted"})
 _TEXT = "text"
 
 
@@ -88,7 +89,7 @@ def parse_run(
     """
     try:
         status = entry.get("status") or {}
-        if status.get("status_str") != "success":
+        if status.get("status_str") != "success" or _ended_early(status):
             raise _failure(status)
         outputs = [(_shown_node(entry, node_id), output) for node_id, output in (entry.get("outputs") or {}).items()]
         files = tuple(file for node_id, output in outputs for file in _files(node_id, output))
@@ -97,6 +98,14 @@ def parse_run(
     except (AttributeError, TypeError, LookupError, ValueError) as error:
         raise EngineUnavailableError("the engine's record of the run is not what ComfyUI writes") from error
     return EngineRun(prompt_id, files, texts, dict(node_seconds), execution)
+
+
+def _ended_early(status: Mapping[str, Any]) -> bool:
+    """Whether a run that ComfyUI calls a success was none: it calls one so that it gave up for a dependency cycle.
+
+    That of a blocked branch, which is no failure, is told to the socket alone.
+    """
+    return any(kind in _ENDS for kind, _data in status.get("messages") or ())
 
 
 def _times(status: Mapping[str, Any]) -> dict[str, int]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from websockets.exceptions import WebSocketException
 
 from function.engine.websocket import WebSocket
-from function.errors import EngineUnavailableError
+from function.errors import EngineNotReadyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +22,12 @@ _MAX_MESSAGE_BYTES = 16 * 1024**2
 """Previews have a tenth of it. A larger message costs the connection; the run is found by asking."""
 
 
-class NotConnectedError(EngineUnavailableError):
+class NotConnectedError(EngineNotReadyError):
     """The engine took no connection, so nothing was submitted: the run may be tried again at once."""
+
+
+class EngineBusyError(NotConnectedError):
+    """It took the connection, or would, and did not answer: ComfyUI does so while it lists thousands of files."""
 
 
 class RunSocket:
@@ -70,11 +74,13 @@ class RunSocket:
             deadline: Monotonic seconds; connecting ends there, now and after a loss.
 
         Raises:
-            NotConnectedError: The engine takes no connection.
+            NotConnectedError: The engine takes no connection, or has no answer: EngineBusyError.
         """
         self._deadline = deadline
         try:
             self._connection = self._connect()
+        except TimeoutError as error:
+            raise EngineBusyError("the engine takes no connection: it does not answer") from error
         except (OSError, WebSocketException) as error:
             raise NotConnectedError(f"the engine takes no connection: {error}") from error
 

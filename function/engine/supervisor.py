@@ -26,7 +26,7 @@ from function.engine.process import (
     require_free_port,
     spawn,
 )
-from function.errors import EngineUnavailableError
+from function.errors import EngineNotReadyError
 
 if TYPE_CHECKING:
     import subprocess
@@ -212,14 +212,27 @@ class Supervisor:
             wanted: Whether to wait on; asked again and again.
 
         Raises:
-            EngineUnavailableError: It does not in time, ended several times before it ever answered, or is stopped.
+            EngineNotReadyError: It does not in time, ended several times before it ever answered, or is stopped.
         """
         with self._changed:
             while not self._settled() and self._clock() < deadline and wanted():
                 self._changed.wait(min(_WANTED_SECONDS, deadline - self._clock()))
             if self._state.ready:
                 return self._state
-            raise EngineUnavailableError(f"the engine is not ready: {self._state.error or 'it is still starting'}")
+            raise self._not_ready()
+
+    def refuse_when_failing(self) -> None:
+        """Say at once what `wait_ready` would say of an engine that has ended several times or is stopped.
+
+        Raises:
+            EngineNotReadyError: It has.
+        """
+        with self._changed:
+            if self._settled() and not self._state.ready:
+                raise self._not_ready()
+
+    def _not_ready(self) -> EngineNotReadyError:
+        return EngineNotReadyError(f"the engine is not ready: {self._state.error or 'it is still starting'}")
 
     def _settled(self) -> bool:
         return self._state.ready or self._stopping or self._failed_starts >= _FAILED_STARTS_TO_GIVE_UP

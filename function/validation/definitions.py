@@ -1,6 +1,6 @@
 """What ComfyUI's `/object_info` says of each node class, reduced to what a workflow may be judged by. Pure.
 
-The engine has the last word, so whatever it might see otherwise is left out here: bounds, options and output types of
+The engine has the last word, so whatever it might see otherwise is left out here: bounds, options and types of links of
 classes that are not ComfyUI's own (their VALIDATE_INPUTS and type classes don't show), options that are files, and
 inputs that V3 nodes make up while they look at the graph. Read from `execution.py` of ComfyUI 0.3.64 and 0.33.0.
 """
@@ -57,6 +57,7 @@ class InputDefinition:
     Attributes:
         kind: ComfyUI's type, for example `INT`, `IMAGE` or `INT,FLOAT`; `*` where any link fits.
         required: Whether a workflow must give it.
+        linked: The type that a link must fit; `*`: any, or not ours to judge.
         minimum: Smallest number it takes; None: no bound that we judge by.
         maximum: Largest number it takes; None: no bound that we judge by.
         choices: The values it takes; None: nothing that we judge by.
@@ -65,6 +66,7 @@ class InputDefinition:
 
     kind: str
     required: bool
+    linked: str = ANY
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[Any, ...] | None = None
@@ -79,11 +81,19 @@ class NodeDefinition:
         inputs: Declared inputs by name, without hidden ones and those that V3 nodes make up.
         outputs: Type of each output slot; None: not ours to judge.
         is_output: Whether it is an output node, from which ComfyUI starts.
+        lazy: Declared inputs whose links are followed only when the node asks for them.
+        hides_lazy: Whether inputs that it does not declare may be lazy too.
     """
 
     inputs: Mapping[str, InputDefinition]
     outputs: tuple[str, ...] | None
     is_output: bool
+    lazy: frozenset[str] = frozenset()
+    hides_lazy: bool = False
+
+    def awaits(self, name: str) -> bool:
+        """Whether what an input is linked to runs before the node in any case, declared or not."""
+        return name not in self.lazy and (name in self.inputs or not self.hides_lazy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,20 +139,39 @@ def _replacements(document: Mapping[str, Any], known: Mapping[str, NodeDefinitio
 def _node(class_type: str, entry: dict[str, Any]) -> NodeDefinition:
     core = _CORE_MODULES.fullmatch(str(entry.get("python_module"))) is not None
     outputs = entry.get("output")
+    lazy = _lazy(entry.get("input"))
     return NodeDefinition(
         inputs=dict(_inputs(class_type, entry.get("input"), core=core)),
         outputs=tuple(map(_kind, outputs)) if core and isinstance(outputs, list) else None,
         is_output=entry.get("output_node") is True,
+        lazy=lazy,
+        # A switch for any number of inputs shows its first ones here, and makes up the others while it runs.
+        hides_lazy=bool(lazy) and not core,
     )
 
 
-def _inputs(class_type: str, groups: object, *, core: bool) -> Iterator[tuple[str, InputDefinition]]:
-    for group in ("optional", "required"):  # an input in both is required
+def _lazy(groups: object) -> frozenset[str]:
+    """Names as `get_input_info` finds them in ComfyUI: a required input goes before an optional one of its name."""
+    found: dict[str, bool] = {}
+    for name, config, _is_required in _declared(groups):
+        options = config[1] if isinstance(config, list) and len(config) > 1 else None
+        found[name] = isinstance(options, dict) and bool(options.get("lazy"))
+    return frozenset(name for name, lazy in found.items() if lazy)
+
+
+def _declared(groups: object) -> Iterator[tuple[str, Any, bool]]:
+    """Each declared input with its config and whether it is required; what counts of one in both groups comes last."""
+    for group in ("optional", "required"):
         declared = groups.get(group) if isinstance(groups, dict) else None
         for name, config in declared.items() if isinstance(declared, dict) else ():
-            if isinstance(config, list) and config and not _is_dynamic(config[0]):
-                judged = core and class_type not in _SELF_CHECKING
-                yield name, _input((class_type, name), config, required=group == "required", judged=judged)
+            yield name, config, group == "required"
+
+
+def _inputs(class_type: str, groups: object, *, core: bool) -> Iterator[tuple[str, InputDefinition]]:
+    judged = core and class_type not in _SELF_CHECKING
+    for name, config, is_required in _declared(groups):
+        if isinstance(config, list) and config and not _is_dynamic(config[0]):
+            yield name, _input((class_type, name), config, required=is_required, judged=judged)
 
 
 def _input(place: tuple[str, str], config: list[Any], *, required: bool, judged: bool) -> InputDefinition:
@@ -155,6 +184,7 @@ def _input(place: tuple[str, str], config: list[Any], *, required: bool, judged:
     return InputDefinition(
         kind,
         required,
+        linked=kind,
         minimum=_bound(options.get("min")),
         maximum=_bound(options.get("max")),
         choices=None if choices is None else tuple(choices),

@@ -16,12 +16,13 @@ from function.validation.definitions import ANY, InputDefinition
 from function.workflow import NO_OUTPUT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from function.validation.definitions import Definitions, NodeDefinition
     from function.workflow import Workflow
 
     Problem: TypeAlias = dict[str, Any]
+    _Following: TypeAlias = Callable[[str], Iterable[str]]
 
 _LINK_LENGTH = 2
 _SHOWN_CHARACTERS = 200
@@ -79,9 +80,14 @@ class _Graph:
 
     def problems(self) -> dict[str, list[Problem]]:
         """What is wrong with each node that an output needs; nodes with nothing wrong are left out."""
-        needed = _reached(self.outputs, self._sources)
-        found = {node_id: list(self._node_problems(node_id)) for node_id in self._workflow if node_id in needed}
-        for node_id, problem in self._cycle(needed):
+        checked = _reached(self.outputs, self._sources)
+        awaited = _reached(self.outputs, self._awaited)
+        found: dict[str, list[Problem]] = {node_id: [] for node_id in self._workflow}
+        for node_id in checked:
+            found[node_id] += self._node_problems(node_id)
+        for node_id in awaited:
+            found[node_id] += self._loose_ends(node_id, checked)
+        for node_id, problem in self._cycle(checked, self._sources) or self._cycle(awaited, self._awaited):
             found[node_id].append(problem)
         return {node_id: problems for node_id, problems in found.items() if problems}
 
@@ -89,7 +95,7 @@ class _Graph:
         """The output nodes that need a node, itself included."""
         users: dict[str, list[str]] = {}
         for user in self._workflow:
-            for source in self._sources(user):
+            for source in {*self._sources(user), *self._awaited(user)}:
                 users.setdefault(source, []).append(user)
         dependents = _reached([node_id], lambda one: users.get(one, ()))
         return [output for output in self.outputs if output in dependents]
@@ -103,20 +109,39 @@ class _Graph:
             if isinstance(link, list) and len(link) == _LINK_LENGTH and self._exists(link[0]):
                 yield link[0]
 
+    def _awaited(self, node_id: str) -> Iterator[str]:
+        """The nodes that run before a node: ComfyUI then follows links of all inputs, also of unchecked ones."""
+        return (source for _name, source in self._awaited_links(node_id) if self._exists(source))
+
+    def _awaited_links(self, node_id: str) -> Iterator[tuple[str, str]]:
+        definition = self._definitions[node_id]
+        for name, value in self._workflow[node_id]["inputs"].items() if definition else ():
+            if _is_followed(value) and definition and definition.awaits(name):
+                yield name, value[0]
+
+    def _loose_ends(self, node_id: str, checked: Collection[str]) -> Iterator[Problem]:
+        """Links to nowhere that ComfyUI accepts, and whose run then ends its only worker thread."""
+        definition = self._definitions[node_id]
+        for name, source in self._awaited_links(node_id):
+            is_told = node_id in checked and definition is not None and name in definition.inputs
+            if not is_told and not self._exists(source):
+                link = self._workflow[node_id]["inputs"][name]
+                yield self._broken_link(node_id, name, f"there is no node {_shown(source)}", link)
+
     def _exists(self, node_id: object) -> bool:
         return isinstance(node_id, str) and node_id in self._workflow
 
-    def _cycle(self, needed: Iterable[str]) -> Iterator[tuple[str, Problem]]:
+    def _cycle(self, nodes: Iterable[str], sources: _Following) -> list[tuple[str, Problem]]:
         """One error per node of a cycle, as in ComfyUI 0.33; of several cycles only one is told."""
         try:
-            TopologicalSorter({node_id: list(self._sources(node_id)) for node_id in needed}).prepare()
+            TopologicalSorter({node_id: list(sources(node_id)) for node_id in nodes}).prepare()
         except CycleError as error:
             path = list(reversed(error.args[1]))
-            nodes = list(dict.fromkeys(path))
+            members = list(dict.fromkeys(path))
             shown = " -> ".join(f"{node_id} ({_shown(self._workflow[node_id]['class_type'])})" for node_id in path)
-            for node_id in nodes:
-                known = {"node_id": node_id, "cycle_nodes": nodes}
-                yield node_id, _problem("dependency_cycle", "Dependency cycle detected", shown, **known)
+            what = ("dependency_cycle", "Dependency cycle detected", shown)
+            return [(node_id, _problem(*what, node_id=node_id, cycle_nodes=members)) for node_id in members]
+        return []
 
     def _node_problems(self, node_id: str) -> Iterator[Problem]:
         definition = self._definitions[node_id]
@@ -148,7 +173,7 @@ class _Graph:
             text = f"node {source} ({self._workflow[source]['class_type']}) has no output {_shown(slot)}"
             yield self._broken_link(node_id, name, text, link)
             return
-        if not _fits(received, declared.kind):
+        if not _fits(received, declared.linked):
             yield _mismatch(name, declared, received, link)
 
     def _broken_link(self, node_id: str, name: str, text: str, link: list[Any]) -> Problem:
@@ -159,7 +184,17 @@ class _Graph:
         return _problem("exception_during_inner_validation", "Exception when validating inner node", text, **known)
 
 
-def _reached(starts: Iterable[str], following: Callable[[str], Iterable[str]]) -> set[str]:
+def _is_followed(value: object) -> bool:
+    """Whether a run takes an input for a link, declared or not."""
+    return (
+        isinstance(value, list)
+        and len(value) == _LINK_LENGTH
+        and isinstance(value[0], str)
+        and isinstance(value[1], int | float)
+    )
+
+
+def _reached(starts: Iterable[str], following: _Following) -> set[str]:
     reached = set(starts)
     waiting = list(reached)
     while waiting:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from function.engine.client import EngineClient, RunLimits, new_prompt_id
-from function.errors import InvalidWorkflowError
+from function.errors import InvalidWorkflowError, NodeFailedError
 from tests.support.engine import case, comfyui_only, recorded
 
 if TYPE_CHECKING:
@@ -76,3 +76,14 @@ def test_a_refusal_names_the_node(engine: EmbeddedEngine, bad: str) -> None:
         workflow["1"]["inputs"]["width"] = 10**6
     with pytest.raises(InvalidWorkflowError, match=r"(?i)node.*(NoSuchNode|EmptyImage)"):
         run(engine, workflow)
+
+
+@comfyui_only
+def test_a_cycle_that_only_the_run_finds_fails_it(engine: EmbeddedEngine) -> None:
+    """Of inputs that no node declares; ComfyUI's record calls it a success."""
+    workflow = case("01_empty_save")
+    workflow["1"]["inputs"]["extra"] = ["3", 0]
+    workflow["3"] = {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}}
+    with pytest.raises(NodeFailedError, match="DependencyCycleError"):
+        run(engine, workflow)
+    assert run(engine, case("01_empty_save")).files

@@ -111,6 +111,23 @@ def test_an_engine_that_never_starts_makes_the_function_unhealthy(
     assert starts(function) >= 5
 
 
+def test_an_engine_that_never_starts_costs_a_job_none_of_its_attempts(
+    function_factory: FunctionFactory, tmp_path: Path
+) -> None:
+    """However often it is delivered: it is not even claimed once the engine is known to fail."""
+    function = function_factory(
+        probe="/health", ENGINE="comfyui", COMFY_HOME=str(tmp_path), CMD="false", ALWAYS_RESTART_COMFYUI="true"
+    )
+    records = function.result_path("job").parent
+    answers = [function.send_event("job", {"workflow": case("01_empty_save")})]
+    handed_back = sorted(records.glob("attempt-*"))
+    answers += [function.send_event("job", {"workflow": case("01_empty_save")}) for _ in range(4)]
+    assert {(answer.status, answer.json["code"]) for answer in answers} == {(503, "engine_unavailable")}
+    assert not function.result_path("job").exists()
+    assert sorted(records.glob("attempt-*")) == handed_back
+    assert not [path for path in handed_back if path.suffix == ".failed"]
+
+
 def test_always_restart_keeps_the_function_healthy(function_factory: FunctionFactory, tmp_path: Path) -> None:
     """With ALWAYS_RESTART_COMFYUI `/health` is 200 after more starts than the budget has."""
     function = function_factory(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from function.engine.api import EngineApi
-from function.engine.client import EngineClient
+from function.engine.client import EngineBusyError, EngineClient
 from function.engine.command import EngineCommand
 from function.engine.engine import Engine
 from function.engine.supervisor import Supervisor
@@ -76,14 +76,14 @@ def workflow(blurs: int = 0) -> dict[str, Any]:
 class Faulty:
     """An engine behind a proxy."""
 
-    def __init__(self, base: Path, stack: ExitStack) -> None:
+    def __init__(self, base: Path, stack: ExitStack, *, busy_seconds: float = 0.5) -> None:
         self.metrics = Metrics()
         argv = (sys.executable, "-m", "function.engine.embedded", "--cpu", "--base-directory", str(base))
         self.supervisor = Supervisor(EngineCommand(argv=argv, cwd=ROOT), backoff_seconds=(0.01, 0.1))
         self.supervisor.start()
         stack.callback(self.supervisor.stop)
         self.proxy: EngineProxy = stack.enter_context(proxied(0))
-        self.engine = Engine(self.supervisor, metrics=self.metrics, connect=self._connect)
+        self.engine = Engine(self.supervisor, metrics=self.metrics, connect=self._connect, busy_seconds=busy_seconds)
         stack.callback(self.engine.close)
         self.supervisor.wait_ready(time.monotonic() + 60)
         self._show_known()
@@ -203,6 +203,19 @@ def test_an_engine_that_hung_while_nothing_ran_is_replaced(faulty: Faulty) -> No
     faulty.proxy.faults.clear()
     faulty.run()
     assert faulty.starts == 2
+
+
+def test_a_busy_engine_is_not_replaced(tmp_path: Path) -> None:
+    """While it answers nobody, as ComfyUI while it lists its nodes, runs end at their deadlines, and it stays."""
+    with ExitStack() as stack:
+        faulty = Faulty(tmp_path, stack, busy_seconds=60)
+        faulty.proxy.faults["GET /ws"] = hang
+        for _ in range(2):
+            with pytest.raises(EngineBusyError):
+                faulty.run(seconds=0.3)
+        faulty.proxy.faults.clear()
+        faulty.run()
+        assert faulty.starts == 1
 
 
 def test_an_engine_that_hangs_between_two_runs_is_replaced(faulty: Faulty) -> None:

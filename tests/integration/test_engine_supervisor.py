@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ import pytest
 from function.engine.command import EngineCommand
 from function.engine.process import free_port
 from function.engine.supervisor import EngineState, Supervisor
-from function.errors import EngineUnavailableError
+from function.errors import EngineNotReadyError
 from tests.support import replay
 from tests.support.replay import ReplayEngine, serving
 
@@ -209,7 +210,7 @@ def test_stranger_on_the_port_is_not_the_engine(supervise: Callable[..., Supervi
     with serving(ReplayEngine()) as stranger:
         supervisor = supervise(port=stranger.port)
         supervisor.start()
-        with pytest.raises(EngineUnavailableError, match=f"port {stranger.port} can't be used"):
+        with pytest.raises(EngineNotReadyError, match=f"port {stranger.port} can't be used"):
             supervisor.wait_ready(soon())
         assert not stranger.seen
         assert supervisor.generation == 0
@@ -220,10 +221,23 @@ def test_engine_that_ends_at_once_backs_off(supervise: Callable[..., Supervisor]
     """An engine that ends at once is retried, and waiting for it fails soon with its last line."""
     supervisor = supervise(argv=(sys.executable, "-c", "import sys; sys.exit('no such GPU')"))
     supervisor.start()
-    with pytest.raises(EngineUnavailableError, match=r"the engine ended with status 1: no such GPU$"):
+    with pytest.raises(EngineNotReadyError, match=r"the engine ended with status 1: no such GPU$"):
         supervisor.wait_ready(soon())
     generation = supervisor.generation
     assert eventually(lambda: supervisor.generation > generation)
+
+
+def test_an_engine_that_keeps_failing_is_told_without_a_wait(supervise: Callable[..., Supervisor]) -> None:
+    """One that boots is waited for, one that answers is there; one that has ended several times is neither."""
+    good, bad = supervise(), supervise(argv=("false",))
+    good.refuse_when_failing()
+    for supervisor in (good, bad):
+        supervisor.start()
+        with suppress(EngineNotReadyError):
+            supervisor.wait_ready(soon())
+    good.refuse_when_failing()
+    with pytest.raises(EngineNotReadyError, match="ended with status 1"):
+        bad.refuse_when_failing()
 
 
 def test_engine_counts_as_alive_until_its_start_budget_is_used_up(tmp_path: Path) -> None:
@@ -269,7 +283,7 @@ def test_missing_program_is_named(supervise: Callable[..., Supervisor]) -> None:
     """A program that isn't there is named in the error."""
     supervisor = supervise(argv=("no-such-program",))
     supervisor.start()
-    with pytest.raises(EngineUnavailableError, match="can't start 'no-such-program': No such file"):
+    with pytest.raises(EngineNotReadyError, match="can't start 'no-such-program': No such file"):
         supervisor.wait_ready(soon())
 
 
@@ -277,7 +291,7 @@ def test_missing_directory_is_named(tmp_path: Path) -> None:
     """A COMFY_HOME that isn't there is named in the error."""
     supervisor = Supervisor(EngineCommand(argv=("true",), cwd=tmp_path / "nowhere"), backoff_seconds=FAST)
     supervisor.start()
-    with pytest.raises(EngineUnavailableError, match="nowhere"):
+    with pytest.raises(EngineNotReadyError, match="nowhere"):
         supervisor.wait_ready(soon())
     supervisor.stop()
 
@@ -286,7 +300,7 @@ def test_wait_ends_at_the_deadline(supervise: Callable[..., Supervisor]) -> None
     """Waiting for an engine that boots for ever ends at the deadline."""
     supervisor = supervise(argv=(sys.executable, "-c", "import time; time.sleep(60)"))
     supervisor.start()
-    with pytest.raises(EngineUnavailableError, match="still starting"):
+    with pytest.raises(EngineNotReadyError, match="still starting"):
         supervisor.wait_ready(time.monotonic() + 0.05)
 
 
@@ -296,7 +310,7 @@ def test_wait_ends_when_stopped(supervise: Callable[..., Supervisor]) -> None:
     supervisor.start()
     stopper = threading.Timer(0.05, supervisor.stop)
     stopper.start()
-    with pytest.raises(EngineUnavailableError):
+    with pytest.raises(EngineNotReadyError):
         supervisor.wait_ready(soon())
     stopper.join()
 

@@ -129,6 +129,39 @@ def test_the_loss_of_a_hidden_gpu_is_no_problem(fake_nvml: Path) -> None:
     assert read(fake_nvml, FAKE_NVML_LOST="0", CUDA_VISIBLE_DEVICES="1")["problem"] == ""
 
 
+@pytest.mark.parametrize("visible", [FIRST, "GPU-1", "0", ""], ids=["uuid", "part of it", "index", "all"])
+def test_a_gpu_that_is_lost_while_it_is_watched(fake_nvml: Path, visible: str) -> None:
+    """Also where it is known by its UUID, which it does not tell any more; and it is found again."""
+    code = """
+import os
+from function.gpu import NvmlReader
+reader = NvmlReader(visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
+before = reader.read()
+os.environ["FAKE_NVML_LOST"] = "0"
+lost = reader.read()
+del os.environ["FAKE_NVML_LOST"]
+print(lost.lost, lost.problem, reader.read() == before, sep=";")
+"""
+    environ = {"CUDA_VISIBLE_DEVICES": visible} if visible else {}
+    assert run_python(code, fake_nvml, **environ).strip() == "(0,);GPU 0: GPU is lost;True"
+
+
+@pytest.mark.parametrize(("visible", "lost"), [(SECOND, "(1,)"), ("1", "(1,)"), ("", "(1,)"), (FIRST, "()")])
+def test_a_gpu_that_is_listed_no_more_is_lost(fake_nvml: Path, visible: str, lost: str) -> None:
+    """Unless it belongs to somebody else."""
+    code = """
+import os
+from function.gpu import NvmlReader
+reader = NvmlReader(visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
+reader.read()
+os.environ["FAKE_NVML_COUNT"] = "1"
+print(reader.read().lost, reader.lost(), sep=";")
+"""
+    environ = {"CUDA_VISIBLE_DEVICES": visible} if visible else {}
+    line = f"GPU 1 ({SECOND}): it is listed no more: no job can run on this node" if lost != "()" else ""
+    assert run_python(code, fake_nvml, **environ).strip() == f"{lost};{line}"
+
+
 def test_nvml_stays_open_between_readings(fake_nvml: Path) -> None:
     """A reader opens NVML once for many readings and closes it when it stops."""
     code = """

@@ -14,6 +14,7 @@ import pytest
 from function.credentials import parse_credentials
 from function.errors import (
     DrainingError,
+    EngineNotReadyError,
     EngineUnavailableError,
     IdempotencyConflictError,
     JobCancelledError,
@@ -30,6 +31,7 @@ from function.telemetry import Progress
 from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
+    from function.errors import RetryableError
     from function.storage.objects import ObjectStore
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_900, tzinfo=UTC)
@@ -148,13 +150,16 @@ def test_a_beat_keeps_the_lease_and_says_how_far_the_job_is(store: ObjectStore) 
     assert records.progress(records.state(job_id)) == Progress("executing", 0.5, "KSampler")
 
 
-def test_an_attempt_that_was_handed_back_leaves_the_job_to_the_next_at_once(store: ObjectStore) -> None:
-    """A pod that shuts down costs the job no attempt."""
+@pytest.mark.parametrize("reason", [DrainingError("shutting down"), EngineNotReadyError("no GPU")], ids=type)
+def test_an_attempt_that_was_handed_back_leaves_the_job_to_the_next_at_once(
+    store: ObjectStore, reason: RetryableError
+) -> None:
+    """A pod that shuts down, or whose engine does not start, costs the job no attempt."""
     records = JobRecords(store)
     job_id = submitted(records)
     for number in range(1, 2 * MAX_ATTEMPTS):
         assert records.claim(job_id) == number
-        records.hand_back(job_id, number, DrainingError("shutting down"))
+        records.hand_back(job_id, number, reason)
     assert records.state(job_id).spent_attempts == 0
     assert records.claim(job_id) == 2 * MAX_ATTEMPTS
 

@@ -80,15 +80,20 @@ def test_the_fingerprint_follows_command_version_and_custom_nodes_only(tmp_path:
     """Caches that Python writes at the first start don't count."""
     home, base = tmp_path / "ComfyUI", tmp_path / "base"
     (home / "comfy_extras").mkdir(parents=True)
-    (base / "custom_nodes" / "pack").mkdir(parents=True)
+    pack = base / "custom_nodes" / "pack"
+    (tmp_path / "linked" / "py" / "image").mkdir(parents=True)
+    pack.parent.mkdir(parents=True)
+    pack.symlink_to(tmp_path / "linked")
     (base / "custom_nodes" / "dangling.py").symlink_to("nowhere")
     command = EngineCommand(("python", "main.py", f"--base-directory={base}", "x" * 5000), cwd=home)
     seen = [fingerprint(command)]
     (home / "comfyui_version.py").write_text("__version__ = '0.33.0'")
     seen.append(fingerprint(command))
-    (base / "custom_nodes" / "pack" / "nodes.py").write_text("NODE_CLASS_MAPPINGS = {}")
+    (pack / "nodes.py").write_text("NODE_CLASS_MAPPINGS = {}")
+    seen.append(fingerprint(command))
+    (pack / "py" / "image" / "nodes.py").write_text("NODE_CLASS_MAPPINGS = {}")
     seen.append(fingerprint(command))
     seen.append(fingerprint(EngineCommand((*command.argv, "--cpu"), cwd=home)))
     assert len(set(seen)) == len(seen)
-    (base / "custom_nodes" / "pack" / "__pycache__").mkdir()
-    assert fingerprint(command) == seen[2]
+    (pack / "__pycache__").mkdir()
+    assert fingerprint(command) == seen[3]

@@ -61,6 +61,17 @@ def test_a_record_that_is_none_is_the_engines_fault(broken: dict[str, Any]) -> N
         parse_run("p", broken, node_seconds={})
 
 
+def test_a_run_that_gave_up_is_no_success_whatever_its_status_is_called() -> None:
+    """ComfyUI writes `success` for one that it ended because of a dependency cycle, with what other nodes had made."""
+    record = entry({"1": {"images": [{"filename": "a.png"}]}})
+    record["status"]["messages"] = [["execution_start", {}], ["execution_cached", {}], list(node_error("Cycle"))]
+    with pytest.raises(NodeFailedError, match="KSampler"):
+        parse_run("p", record, node_seconds={})
+    record["status"]["messages"][-1] = ["execution_interrupted", {"node_id": "3", "node_type": "KSampler"}]
+    with pytest.raises(InterruptedJobError):
+        parse_run("p", record, node_seconds={})
+
+
 def test_texts_are_kept_per_node() -> None:
     """Strings under `text` are texts, beside the files of the same node."""
     outputs = {"1": {"text": ["a", "b"]}, "2": {"text": "c"}, "3": {"text": [], "files": [{"filename": "t.txt"}]}}

@@ -48,6 +48,8 @@ NODES = {
     "Load": entry(
         {"name": [["a.safetensors"], {}], "image": [["cats"], {"image_upload": True}], "kind": ["COMBO", {}]}
     ),
+    "Lazy": entry({"on": ["IMAGE", {"lazy": True}], "off": ["IMAGE", {"lazy": False}]}),
+    "LazyCustom": entry(optional={"any_1": ["*", {"lazy": True}]}, module=CUSTOM),
     "Strange": entry({"x": "STRING", "y": []}, optional={"size": SIZE}),
 }
 DEFINITIONS = parse_definitions(
@@ -101,7 +103,7 @@ def test_a_workflow_without_output_node_is_told_what_to_add() -> None:
         node("MakeCustom", size=-5, mode="odd"),
         node("Choose", mode="slow"),
         node("Load", name="b.safetensors", image="dogs", kind="odd"),
-        node("Grow", **{"images.image0": ["1", 0]}),
+        node("Grow", **{"images.image0": ["3", 0]}),
         node("Grow"),
         node("Gone"),
         node("Strange"),
@@ -109,7 +111,7 @@ def test_a_workflow_without_output_node_is_told_what_to_add() -> None:
 )
 def test_what_the_engine_may_accept_passes(source: dict[str, Any]) -> None:
     """Numeric text, extra inputs, custom nodes' values, files, what V3 nodes make up, and classes it replaces."""
-    assert errors_of(GOOD | {"1": source}) == {}
+    assert errors_of(GOOD | {"1": source, "3": node("Make", size=5)}) == {}
 
 
 @pytest.mark.parametrize(
@@ -153,9 +155,10 @@ def test_links_must_fit(target: Any, slot: object, errors: list[str]) -> None:
 
 
 def test_types_and_slots_of_custom_nodes_are_left_to_the_engine() -> None:
-    """Their classes of types may be equal to anything, and their tuples of outputs may have any length."""
+    """Their types may be equal to anything, their outputs of any number, and their links checked by themselves."""
     assert errors_of({"1": node("MakeCustom", size=5, mode="x"), "2": node("Save", images=["1", 9])}) == {}
     assert errors_of({"1": node("MakeCustom", size=5, mode="x"), "2": node("Latent", samples=["1", 0])}) == {}
+    assert errors_of({"1": node("Make", size=5), "2": node("LatentCustom", samples=["1", 0])}) == {}
 
 
 def test_links_are_followed_through_switches() -> None:
@@ -183,6 +186,48 @@ def test_a_cycle_is_told_with_its_path() -> None:
     with pytest.raises(InvalidWorkflowError, match=r"1 \(Switch\) -> 2 \(Switch\)|2 \(Switch\) -> 1 \(Switch\)"):
         check_graph(workflow, DEFINITIONS)
     assert errors_of(workflow) == {"1": ["dependency_cycle"], "2": ["dependency_cycle"]}
+
+
+def test_a_link_to_nowhere_is_refused_in_whatever_input_the_run_would_follow() -> None:
+    """ComfyUI checks no undeclared input, and its only worker thread ends when it follows such a link."""
+    loose = node("Make", size=5, extra=["9", 0])
+    inner, outer = ["exception_during_inner_validation"], ["exception_during_validation"]
+    assert errors_of(GOOD | {"1": loose}) == {"1": inner}
+    assert errors_of(GOOD | {"1": node("Make", size=5, extra=["3", 0]), "3": loose}) == {"3": inner}
+    assert errors_of(GOOD | {"2": node("Save", images=["1", 0], extra=["9", 0])}) == {"2": outer}
+    assert errors_of(GOOD | {"1": node("Make", size=["9", 0])}) == {"1": inner}
+    unchecked = {"1": node("Make", size=5, extra=["3", 0]), "3": node("Make", size=["9", 0])}
+    assert errors_of(GOOD | unchecked) == {"3": inner}
+    with pytest.raises(InvalidWorkflowError) as error:
+        check_graph(GOOD | unchecked, DEFINITIONS)
+    assert error.value.details["node_errors"]["3"]["dependent_outputs"] == ["2"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        node("Make", size=5, extra=["9", "x"], other=["9"], more=[9, 0], last=["9", 0, 0]),
+        node("Make", size=5, extra=["3", 0]),
+        node("LazyCustom", any_1=["1", 0], any_2=["9", 0]),
+        node("Gone", extra=["9", 0]),
+    ],
+)
+def test_what_a_run_follows_not_or_only_when_asked_passes(source: dict[str, Any]) -> None:
+    """Lists that are no links, values of nodes behind an undeclared input, and inputs that a lazy switch makes up."""
+    workflow = GOOD | {"0": source, "1": node("Make", size=5, extra=["0", 0]), "3": node("Make", size=-1)}
+    if source["class_type"] == "LazyCustom":
+        workflow["1"] = node("Make", size=5)
+        workflow["2"] = node("Save", images=["0", 0])
+    assert errors_of(workflow) == {}
+
+
+def test_a_cycle_through_undeclared_inputs_is_told_unless_a_lazy_input_is_in_it() -> None:
+    """A run that never asks for that input never meets the cycle."""
+    workflow = GOOD | {"1": node("Make", size=5, extra=["3", 0]), "3": node("Switch", a=["1", 0])}
+    assert errors_of(workflow) == {"1": ["dependency_cycle"], "3": ["dependency_cycle"]}
+    lazy = {"3": node("Lazy", on=["1", 0], off=["4", 0]), "4": node("Make", size=5)}
+    assert errors_of(workflow | lazy) == {}
+    assert errors_of(workflow | lazy | {"4": node("Make", size=5, extra=["1", 0])}).keys() == {"1", "3", "4"}
 
 
 def test_a_class_that_comfyui_replaces_counts_as_what_it_becomes() -> None:

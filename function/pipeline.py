@@ -22,13 +22,14 @@ from function.validation.check import check_workflow
 from function.workflow import confine_outputs, parse_workflow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from function.admission import Turn
     from function.cancellation import Cancellation
     from function.engine.catalogue import NodeCatalogue
     from function.engine.engine import Engine
+    from function.engine.results import EngineFile
     from function.gpu import NvmlReader
     from function.inputs.sources import InputSources
     from function.jobs.records import JobRecords
@@ -237,16 +238,22 @@ def _attempt(prepared: PreparedJob, line: Line, turn: Turn, attempt: int, watch:
     with line.models.ensure(prepared.models, deadline=turn.deadline, on_progress=on_models) as etags:
         watch.lap("models")
         with (
-            folder.removed_at_the_end(),
+            folder.removed_at_the_end() as reported,
             _collector(job, line, folder, attempt, turn.on_progress) as collector,
         ):
+
+            def on_outputs(files: Sequence[EngineFile]) -> None:
+                reported.extend(files)
+                collector.begin(files)
+
             run = line.engine.run(
                 confine_outputs(stamp_loaders(prepared.workflow, etags), job.job_id),
                 deadline=turn.deadline,
                 cancellation=turn.cancellation,
                 on_progress=turn.on_progress,
-                on_outputs=collector.begin,
+                on_outputs=on_outputs,
             )
+            reported.extend(run.files)
             watch.lap("executing")
             if folder.has(run.files):
                 turn.on_executed()

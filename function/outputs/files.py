@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import closing, contextmanager
+import time
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _OUTPUT_FOLDER = "output"
 _TEMP_FOLDER = "temp"
+_DATED_WITHIN_SECONDS = 1.0  # a file's date may be that much before it was written: disks count coarsely
 
 
 def converter_of(output_dir: Path, job_id: str, conversion: Conversion | None) -> Converter | None:
@@ -52,13 +54,29 @@ class OutputFolder:
     converter: Converter | None = None
 
     @contextmanager
-    def removed_at_the_end(self) -> Iterator[None]:
-        """Remove the job's folders below OUTPUT_DIR at the end, whatever they hold by then."""
+    def removed_at_the_end(self) -> Iterator[list[EngineFile]]:
+        """Remove the job's folders below OUTPUT_DIR at the end, whatever they hold by then.
+
+        Yields:
+            A list to add the files to that nodes report. Those are removed too where they lie elsewhere below
+            OUTPUT_DIR, as they do where the workflow computed their prefix, unless they were there before.
+        """
+        began = time.time() - _DATED_WITHIN_SECONDS
+        reported: list[EngineFile] = []
         try:
-            yield
+            yield reported
         finally:
+            for file in reported:
+                self._remove(file, since=began)
             for directory in (self.output_dir / self.job_id, _converted_dir(self.output_dir, self.job_id)):
                 shutil.rmtree(directory, ignore_errors=True)
+
+    def _remove(self, file: EngineFile, *, since: float) -> None:
+        path = self._path(file) if is_key(_reported_name(file)) else None
+        if path and file.folder_type == _OUTPUT_FOLDER:
+            with suppress(OSError):  # it has gone, or isn't a file
+                if path.stat().st_mtime >= since:
+                    path.unlink()
 
     def saved(self, files: Sequence[EngineFile]) -> list[tuple[str, EngineFile]]:
         """The files that were saved, each with its name below the job's folder.
@@ -134,8 +152,8 @@ class OutputFolder:
     def _on_disk(self, file: EngineFile) -> DiskFile | None:
         if file.folder_type != _OUTPUT_FOLDER:
             return None
-        path = Path(os.path.realpath(self.output_dir / file.subfolder / file.filename))
-        if not path.is_relative_to(os.path.realpath(self.output_dir)):
+        path = self._path(file)
+        if path is None:
             raise _outside(file)
         try:
             return DiskFile(path)
@@ -144,15 +162,24 @@ class OutputFolder:
         except OSError as error:
             raise output_failure(file, f"which can't be read: {error.strerror}") from error
 
+    def _path(self, file: EngineFile) -> Path | None:
+        """Where the file lies, links followed; None outside OUTPUT_DIR."""
+        path = Path(os.path.realpath(self.output_dir / file.subfolder / file.filename))
+        return path if path.is_relative_to(os.path.realpath(self.output_dir)) else None
+
     def _name(self, file: EngineFile) -> str:
         name = self._relative(file)
         return self.converter.name_of(name) if self.converter else name
 
     def _relative(self, file: EngineFile) -> str:
-        name = str(PurePosixPath(file.subfolder, file.filename))
+        name = _reported_name(file)
         if not is_key(name):
             raise _outside(file)
         return name.removeprefix(f"{self.job_id}/")
+
+
+def _reported_name(file: EngineFile) -> str:
+    return str(PurePosixPath(file.subfolder, file.filename))
 
 
 def describe(name: str, file: EngineFile, *, size_bytes: int) -> Output:

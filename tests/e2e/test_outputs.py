@@ -108,6 +108,23 @@ def test_a_job_that_fails_after_its_first_output_leaves_none(
     good_job_succeeds(function)
 
 
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_computed_prefix_leaves_no_file_in_the_output_directory(
+    function_factory: FunctionFactory, *, fails: bool
+) -> None:
+    """The job's folder does not hold what such a node wrote; it would stay until the disk is full."""
+    function = function_factory()
+    workflow = case("01_empty_save") | {"name": {"class_type": "PrimitiveString", "inputs": {"value": "sub/computed"}}}
+    saver = next(node for node in workflow.values() if "filename_prefix" in node["inputs"])
+    saver["inputs"]["filename_prefix"] = ["name", 0]
+    if fails:
+        workflow["bad"] = {"class_type": "PrimitiveString", "inputs": {"value": "../../evil"}}
+        workflow["late"] = {**saver, "inputs": {**saver["inputs"], "filename_prefix": ["bad", 0]}}
+    answer = function.send_event("e1", {"workflow": workflow})
+    assert answer.json["type"] == (JOB_FAILED if fails else JOB_COMPLETED)
+    assert [path for path in (function.root / "data" / "output").rglob("*") if path.is_file()] == []
+
+
 def test_storage_that_goes_away_after_the_first_output_is_retryable(
     function_factory: FunctionFactory, s3_server: S3Server
 ) -> None:

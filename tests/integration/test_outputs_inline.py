@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -111,6 +113,20 @@ def test_the_jobs_output_directory_is_removed_whatever_happens(tmp_path: Path) -
     with OutputFolder(tmp_path, "j1").removed_at_the_end():
         written(tmp_path, "a.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_job_wrote_beside_its_folder_is_removed_too(tmp_path: Path) -> None:
+    """A prefix that is computed leads there; what was there before, what lies outside and what is no output stay."""
+    output_dir, elsewhere = tmp_path / "output", tmp_path / "elsewhere"
+    old, other = written(output_dir, "old.png", ""), written(output_dir, "other.png", "sub", folder_type="temp")
+    os.utime(output_dir / "old.png", (0, 0))
+    outside = written(elsewhere, "a.png", "")
+    (output_dir / "link").symlink_to(elsewhere)
+    folders = ("link", "../elsewhere", str(elsewhere), "a\0b", "none")
+    hostile = [replace(outside, subfolder=folder) for folder in folders]
+    with OutputFolder(output_dir, "j1").removed_at_the_end() as reported:
+        reported += [old, other, *hostile, written(output_dir, "new.png", "sub"), written(output_dir, "new.png", "")]
+    assert sorted(path.name for path in tmp_path.rglob("*.png")) == ["a.png", "old.png", "other.png"]
 
 
 def read(output_dir: Path, *files: EngineFile) -> tuple[Output, ...]:

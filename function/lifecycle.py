@@ -23,6 +23,7 @@ from function.warmup import WarmUp, fetch_workflow
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from socket import socket
+    from typing import TypeVar
 
     from function.config import Settings
     from function.engine.supervisor import Supervisor
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from function.uploads import UploadRules
     from function.workflow import Workflow
 
+    _Part = TypeVar("_Part")
+
 _log = logging.getLogger("comfyfn")
 
 _BUILD_SECONDS = 60.0
@@ -48,10 +51,14 @@ class Function:
     Args:
         settings: All settings.
         supervisor: The engine's supervisor, which may have been started already; None: a service without an engine.
+        build_seconds: For how long a job waits for what it needs to be built.
     """
 
-    def __init__(self, settings: Settings, supervisor: Supervisor | None) -> None:
+    def __init__(
+        self, settings: Settings, supervisor: Supervisor | None, *, build_seconds: float = _BUILD_SECONDS
+    ) -> None:
         self.settings = settings
+        self._build_seconds = build_seconds
         self.metrics = Metrics()
         self.admission = Admission(settings.admit_limit, on_full=self.metrics.jobs_refused.inc)
         self._supervisor = supervisor
@@ -131,23 +138,27 @@ class Function:
         """Jobs, whichever pod runs them; waits until they can be asked for.
 
         Raises:
-            StorageUnavailableError: They can't, or the results store has no create-if-absent.
+            StorageUnavailableError: They can't, or not yet, or the results store has no create-if-absent.
         """
-        if self._refusal:
-            raise StorageUnavailableError(self._refusal)
-        return self._jobs.result(_BUILD_SECONDS)
+        return self._awaited(self._jobs)
 
     @property
     def line(self) -> Line:
         """What jobs run on here; waits until it is built.
 
         Raises:
-            StorageUnavailableError: It can't be built, or the results store has no create-if-absent.
+            StorageUnavailableError: It can't be built, or not yet, or the results store has no create-if-absent.
             NotHereError: This service has no engine.
         """
+        return self._awaited(self._line)
+
+    def _awaited(self, part: Future[_Part]) -> _Part:
         if self._refusal:
             raise StorageUnavailableError(self._refusal)
-        return self._line.result(_BUILD_SECONDS)
+        try:
+            return part.result(self._build_seconds)
+        except TimeoutError as error:
+            raise StorageUnavailableError("the function is still being built: storage is slow to answer") from error
 
     @cached_property
     def links(self) -> ObjectStore:

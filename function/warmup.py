@@ -26,10 +26,10 @@ _log = logging.getLogger("comfyfn")
 class WarmUp:
     """Runs the warm-up in a thread of its own, once for each process of the engine that gets ready.
 
-    What may succeed later (storage is away) is tried again; a failure for good stays until the engine is started anew.
+    What may succeed later (storage is away) is tried again; any other failure stays until the engine is started anew.
 
     Args:
-        run: Runs the warm-up to its end; raises ComfyfnError.
+        run: Runs the warm-up to its end; raises ComfyfnError, or whatever a mistake of ours may raise.
         retry_seconds: Pause before a failed one is tried again.
     """
 
@@ -78,6 +78,8 @@ class WarmUp:
                     self._changed.wait_for(lambda: self._stopping, self._retry_seconds)
             except ComfyfnError as error:
                 self._note(f"the warm-up failed: {error.message}", settled=generation)
+            except Exception as error:  # noqa: BLE001  (without this thread no later engine would ever be warm)
+                self._note(f"the warm-up failed: {type(error).__name__}: {error}", settled=generation, with_trace=True)
             else:
                 _log.info("the warm-up took %.2f s", time.monotonic() - started)
                 self._note("", settled=generation)
@@ -92,9 +94,9 @@ class WarmUp:
         state = self._engine
         return state.generation if state and state.ready and state.generation != self._settled else 0
 
-    def _note(self, problem: str, *, settled: int = 0) -> None:
+    def _note(self, problem: str, *, settled: int = 0, with_trace: bool = False) -> None:
         if problem:
-            _log.error("%s", problem)
+            _log.error("%s", problem, exc_info=with_trace)
         with self._changed:
             self._problem = problem
             self._settled = settled or self._settled

@@ -1,8 +1,8 @@
 """`GET /jobs/<job_id>/events`: what happens to a job, as server-sent events from any pod.
 
 A stream begins with the state as it is and has no history: whoever comes back after a lost connection misses nothing
-that still counts. It ends after the job's end, or before a proxy in front would cut it off; then the client connects
-anew, as browsers do by themselves.
+that still counts. It ends after the job's end, when the pod shuts down, or before a proxy in front would cut it off;
+then the client connects anew, as browsers do by themselves.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _events(function: Function, status: JobStatus) -> Iterator[bytes]:
         for name, data in _news(status, told):
             said_at = time.monotonic()
             yield _frame(name, data)
-        if status.result or time.monotonic() >= ends_at:
+        if status.result or function.admission.draining or time.monotonic() >= ends_at:
             return
         if time.monotonic() - said_at >= _KEEPALIVE_SECONDS:
             said_at = time.monotonic()

@@ -156,6 +156,23 @@ def test_kill_9_of_the_worker_leaves_no_engine_and_gunicorn_starts_both_again(
     good_job_succeeds(function)
 
 
+def test_what_jobs_of_a_killed_worker_left_goes_at_the_next_start(function_factory: FunctionFactory) -> None:
+    """Inputs, outputs and converted files; what else lies there is not ours."""
+    function = function_factory()
+    worker, job_id = function.worker_pid, job_of("killed")
+    folders = {name: function.root / "data" / name for name in ("input", "output")}
+    for folder in folders.values():
+        for name in (job_id, f"{job_id}.converted", "3d"):
+            (folder / name / "sub").mkdir(parents=True)
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: worker not in _workers(function) and function.is_ready(), what="the restart")
+    good_job_succeeds(function)
+    names = {place: {path.name for path in folder.iterdir()} for place, folder in folders.items()}
+    assert job_id not in names["input"]
+    assert {name for name in names["output"] if name.startswith(job_id)} == set()
+    assert "3d" in names["input"] & names["output"]
+
+
 def test_kill_9_of_the_worker_in_mid_run_costs_one_attempt(function_factory: FunctionFactory) -> None:
     """The client loses its connection; the event that is delivered again completes in the second attempt."""
     function = function_factory(LEASE_SECONDS="4")

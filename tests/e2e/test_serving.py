@@ -193,6 +193,22 @@ def test_open_streams_leave_threads_for_the_probes(function_factory: FunctionFac
     assert running.join().json["type"] == JOB_COMPLETED
 
 
+def test_an_open_stream_does_not_hold_up_the_shutdown(function_factory: FunctionFactory) -> None:
+    """It ends in order, whatever becomes of its job, and its client finds another pod."""
+    function = function_factory(probe="/health", ENGINE="none", DISPATCH_URL="http://127.0.0.1:9/")
+    job_id = function.post("/jobs", {"workflow": case("01_empty_save")}).json["job_id"]
+    with socket.create_connection(("127.0.0.1", function.port), timeout=20) as stream:
+        stream.sendall(f"GET /jobs/{job_id}/events HTTP/1.1\r\nHost: f\r\n\r\n".encode())
+        told = b""
+        while b"event: status" not in told:
+            told += stream.recv(65_536)
+        function.signal(signal.SIGTERM)
+        while more := stream.recv(65_536):
+            told += more
+    assert told.endswith(b"\r\n0\r\n\r\n")
+    assert function.wait(15) == 0
+
+
 def test_clients_that_close_their_connections_do_not_cost_a_running_job_its_end(
     function_factory: FunctionFactory,
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from function.engine.command import EngineCommand
 from function.engine.supervisor import Supervisor
-from function.errors import ComfyfnError, NodeFailedError, StorageUnavailableError
+from function.errors import NodeFailedError, StorageUnavailableError
 from function.warmup import WarmUp
 from tests.support import replay
 from tests.support.processes import wait_until
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Runs:
     """A warm-up that fails as told and counts its runs."""
 
-    def __init__(self, *errors: ComfyfnError) -> None:
+    def __init__(self, *errors: Exception) -> None:
         self.count = 0
         self._errors = list(errors)
 
@@ -81,6 +81,20 @@ def test_a_failure_for_good_stays_the_problem(supervisor: Supervisor, caplog: py
     supervisor.wait_ready(time.monotonic() + 20)
     wait_until(lambda: not warm_up.problem, what="the next process")
     assert runs.count == 2
+    warm_up.stop()
+
+
+def test_a_mistake_of_ours_is_logged_and_the_next_process_is_warmed_up(
+    supervisor: Supervisor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With its trace; the thread goes on."""
+    runs = Runs(TimeoutError("who waits for what?"))
+    warm_up = followed(supervisor, runs)
+    wait_until(lambda: "failed" in warm_up.problem, what="the failure")
+    assert warm_up.problem == "the warm-up failed: TimeoutError: who waits for what?"
+    assert [record.exc_info is not None for record in caplog.records if record.message == warm_up.problem] == [True]
+    supervisor.restart("why not")
+    wait_until(lambda: runs.count == 2 and not warm_up.problem, what="the next process")
     warm_up.stop()
 
 

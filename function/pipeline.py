@@ -101,14 +101,16 @@ class Line:
     def check(self, job: Job) -> CheckedJob:
         """Refuse a workflow that can't run, whatever the engine is doing.
 
-        It takes only what is known in this process, so a bad workflow is answered while another job runs for minutes.
+        It takes only what is known in this process, so a bad workflow is answered while another job runs for minutes;
+        but an engine with custom nodes is asked for a class that it did not describe.
         `run_job` looks again if the engine's nodes are known only then.
 
         Raises:
             JobFailedError: Naming what is wrong.
         """
         workflow, definitions = parse_workflow(job.workflow), self.catalogue.definitions
-        check_workflow(without_lists(workflow), self.policy, definitions)
+        undescribed = self.catalogue.undescribed(workflow)
+        check_workflow(without_lists(workflow), self.policy, definitions, undescribed=undescribed)
         return CheckedJob(job, workflow, definitions)
 
     @contextmanager

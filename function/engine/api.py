@@ -6,6 +6,7 @@ import enum
 import json
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from function.engine.wire import AnswerTooLargeError, EngineConnection, ask
 from function.errors import EngineUnavailableError, NodeFailedError
@@ -103,6 +104,11 @@ class EngineApi:
     def object_info(self, *, timeout_seconds: float) -> dict[str, Any]:
         """Every node class with its inputs and outputs."""
         return self._get("/object_info", timeout_seconds=timeout_seconds, max_bytes=_MAX_NODES_BYTES)
+
+    def lacks_class(self, class_type: str) -> bool:
+        """Whether the engine has no such node class; of one whose inputs it can't list now, it answers HTTP 500."""
+        status, payload = self._request("GET", f"/object_info/{quote(class_type, safe='')}")
+        return status == _OK and payload.strip() == b"{}"
 
     def node_replacements(self) -> dict[str, Any]:
         """Classes that are gone, with what the engine puts in their place; none where it knows no such thing yet."""

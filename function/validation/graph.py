@@ -32,17 +32,18 @@ _LONGEST_SHOWN_LIST = 20
 _CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {"INT": int, "FLOAT": float}
 
 
-def check_graph(workflow: Workflow, definitions: Definitions) -> None:
+def check_graph(workflow: Workflow, definitions: Definitions, *, undescribed: Collection[str] = ()) -> None:
     """Refuse a workflow that the engine would refuse, or of which it would drop a branch.
 
     Args:
         workflow: A parsed graph.
         definitions: The engine's node classes.
+        undescribed: Classes that the engine may have all the same; nothing of their nodes is judged.
 
     Raises:
         InvalidWorkflowError: With ComfyUI's `node_errors`.
     """
-    known = definitions.nodes.keys() | definitions.replacements.keys()
+    known = definitions.nodes.keys() | definitions.replacements.keys() | set(undescribed)
     unknown = {
         node_id: [_unknown_class(node_id, node)]
         for node_id, node in workflow.items()
@@ -51,7 +52,7 @@ def check_graph(workflow: Workflow, definitions: Definitions) -> None:
     if unknown:
         raise _to_error(workflow, unknown, dependents=lambda _: [])
     graph = _Graph(workflow, definitions)
-    if not graph.outputs:
+    if not graph.outputs and not any(node["class_type"] in undescribed for node in workflow.values()):
         raise InvalidWorkflowError(NO_OUTPUT)
     if problems := graph.problems():
         raise _to_error(workflow, problems, dependents=graph.dependent_outputs)
@@ -65,7 +66,7 @@ def _unknown_class(node_id: str, node: dict[str, Any]) -> Problem:
 
 
 class _Graph:
-    """One workflow with the definitions of its nodes; a node that ComfyUI will replace has none."""
+    """One workflow with the definitions of its nodes; one that ComfyUI will replace or did not describe has none."""
 
     def __init__(self, workflow: Workflow, definitions: Definitions) -> None:
         self._workflow = workflow
@@ -75,7 +76,7 @@ class _Graph:
         self.outputs = [
             node_id
             for node_id, node in workflow.items()
-            if definitions.nodes[definitions.replacements.get(node["class_type"], node["class_type"])].is_output
+            if (definition := definitions.node(node["class_type"])) and definition.is_output
         ]
 
     def problems(self) -> dict[str, list[Problem]]:

@@ -10,17 +10,38 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
+from function.engine.api import EngineApi
 from function.engine.client import EngineClient, RunLimits, new_prompt_id
 from function.errors import InvalidWorkflowError, NodeFailedError
-from tests.support.engine import case, comfyui_only, recorded
+from tests.support.engine import case, comfyui_only, engine_of, prepared, recorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from function.engine.client import EngineRun
     from function.engine.previews import Preview
     from function.telemetry import Progress
     from tests.support.engine import EmbeddedEngine
+
+
+SHY = """
+import folder_paths
+
+class Shy:
+    FUNCTION, CATEGORY, RETURN_TYPES, OUTPUT_NODE = "show", "test", (), True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        names = folder_paths.get_filename_list("loras")
+        return {"required": {"lora": (names, {"default": names[0]})}}
+
+    def show(self, lora):
+        return {"ui": {"text": [lora]}}
+
+NODE_CLASS_MAPPINGS = {"Shy": Shy}
+"""
+"""A class that can't list its inputs while its folder is empty."""
 
 
 def run(engine: EmbeddedEngine, workflow: dict[str, Any], **observers: Any) -> EngineRun:
@@ -87,3 +108,33 @@ def test_a_cycle_that_only_the_run_finds_fails_it(engine: EmbeddedEngine) -> Non
     with pytest.raises(NodeFailedError, match="DependencyCycleError"):
         run(engine, workflow)
     assert run(engine, case("01_empty_save")).files
+
+
+def test_a_class_that_the_engine_does_not_have_is_told_from_others(engine: EmbeddedEngine) -> None:
+    """By asking for it alone."""
+    with closing(EngineApi("127.0.0.1", engine.port)) as api:
+        assert [api.lacks_class(name) for name in ("SaveImage", "NoSuchNode")] == [False, True]
+
+
+@comfyui_only
+def test_a_class_that_the_engine_left_out_of_its_description_is_no_class_that_it_lacks(
+    tmp_path: Path, model_files: Path
+) -> None:
+    """It runs once its model is there."""
+    directories = prepared(tmp_path / "base", model_files)
+    for folder in ("custom_nodes", "models/loras"):
+        (directories.base / folder).mkdir(parents=True, exist_ok=True)
+    (directories.base / "custom_nodes" / "shy.py").write_text(SHY)
+    for lora in (directories.models / "loras").iterdir():
+        lora.unlink()
+    engine = engine_of(directories, ["--whitelist-custom-nodes", "shy.py"])
+    try:
+        engine.start()
+        with closing(EngineApi("127.0.0.1", engine.port)) as api:
+            assert "Shy" not in api.object_info(timeout_seconds=60)
+            assert not api.lacks_class("Shy")
+        (directories.models / "loras" / "a.safetensors").touch()
+        workflow = {"1": {"class_type": "Shy", "inputs": {"lora": "a.safetensors"}}}
+        assert run(engine, workflow).texts == {"1": ["a.safetensors"]}
+    finally:
+        engine.stop()

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from function.engine.catalogue import NodeCatalogue, fingerprint
+from function.engine.catalogue import NodeCatalogue, fingerprint, has_custom_nodes
 from function.engine.command import EngineCommand
+from function.engine.supervisor import EngineState
 from function.errors import EngineUnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 ANSWERS = {"object_info": {"Save": {"output_node": True, "output": []}}, "node_replacements": {}}
@@ -66,6 +68,59 @@ def test_an_engine_that_does_not_answer_changes_nothing(tmp_path: Path) -> None:
     catalogue.load()
     catalogue.refresh(1)
     assert catalogue.definitions is not None
+
+
+class Told:
+    """A supervisor whose engine is in one state for ever."""
+
+    def __init__(self, state: EngineState) -> None:
+        self.state = state
+
+    def subscribe(self, on_state: Callable[[EngineState], None]) -> None:
+        """Tell of it."""
+        on_state(self.state)
+
+
+def lacks(_host: str, port: int, class_type: str) -> bool:
+    """What an engine says that has one class more than it describes; one on port 9 does not answer."""
+    if port == 9:
+        raise EngineUnavailableError("busy")
+    return class_type != "Hidden"
+
+
+@pytest.mark.parametrize(
+    ("state", "customised", "undescribed"),
+    [
+        (EngineState(generation=1, ready=True, port=1), True, {"Hidden"}),
+        (EngineState(generation=1, ready=True, port=9), True, {"Hidden", "NoSuch"}),
+        (EngineState(generation=1), True, {"Hidden", "NoSuch"}),
+        (EngineState(generation=1), False, set()),
+    ],
+    ids=["ready", "busy", "booting", "booting without custom nodes"],
+)
+def test_an_engine_is_asked_for_classes_that_it_did_not_describe(
+    tmp_path: Path, state: EngineState, *, customised: bool, undescribed: set[str]
+) -> None:
+    """It leaves out those whose inputs it can't list; where it can't be asked, any class may be such a one."""
+    NodeCatalogue(tmp_path / "nodes.json", fingerprint="a", fetch=fetch).refresh(1)
+    catalogue = NodeCatalogue(
+        tmp_path / "nodes.json", fingerprint="a", fetch=refuse, lacks=lacks, customised=customised
+    )
+    workflow = {name: {"class_type": name, "inputs": {}} for name in ("Save", "NoSuch", "Hidden")}
+    assert catalogue.undescribed(workflow) == frozenset()
+    catalogue.load()
+    catalogue.follow(Told(state))
+    assert catalogue.undescribed(workflow) == undescribed
+
+
+def test_the_custom_node_that_comes_with_comfyui_is_its_own(tmp_path: Path) -> None:
+    """Any other file there is somebody else's."""
+    command = EngineCommand(("python", "main.py"), cwd=tmp_path)
+    (tmp_path / "custom_nodes" / "pack").mkdir(parents=True)
+    (tmp_path / "custom_nodes" / "websocket_image_save.py").touch()
+    assert not has_custom_nodes(command)
+    (tmp_path / "custom_nodes" / "pack" / "__init__.py").touch()
+    assert has_custom_nodes(command)
 
 
 def test_a_directory_that_cannot_be_written_costs_only_the_next_start(tmp_path: Path) -> None:

@@ -86,6 +86,16 @@ def test_an_unknown_class_is_named_with_its_node_and_so_are_all_others() -> None
     }
 
 
+def test_of_a_class_that_the_engine_may_have_nothing_is_judged() -> None:
+    """It may be an output node; other nodes are judged, and what it is linked to is the engine's to follow."""
+    workflow = {"1": node("Make", size=0), "2": node("Hidden", images=["1", 0], other=["9", 0])}
+    check_graph(workflow, DEFINITIONS, undescribed={"Hidden"})
+    with pytest.raises(InvalidWorkflowError, match=r"node 1 \(Make\), input size: value_smaller_than_min"):
+        check_graph(workflow | {"3": node("Save", images=["1", 0])}, DEFINITIONS, undescribed={"Hidden"})
+    with pytest.raises(InvalidWorkflowError, match="missing_node_type"):
+        check_graph(workflow | {"3": node("NoSuch")}, DEFINITIONS, undescribed={"Hidden"})
+
+
 def test_a_workflow_without_output_node_is_told_what_to_add() -> None:
     """In the words that the engine's refusal is told in."""
     with pytest.raises(InvalidWorkflowError, match="add one that saves"):

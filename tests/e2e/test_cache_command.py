@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from function.job import derived_job_id
 from tests.e2e.test_command_line import ROOT, comfyfn
 from tests.e2e.test_main_job import slow_workflow
 from tests.support.engine import case
-from tests.support.function_process import Background
+from tests.support.function_process import EVENT_SOURCE, Background
 from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
@@ -158,15 +159,17 @@ def test_a_file_that_a_job_uses_can_not_be_evicted(function_factory: FunctionFac
     function = function_factory()
     function.put_upload("in_64x48.png")
     function.put_model("upscale_models", model_files / UPSCALER)
-    workflow = {**slow_workflow(), **{f"u{node_id}": node for node_id, node in renamed_upscale().items()}}
+    upscale = {f"u{node_id}": node for node_id, node in renamed_upscale().items()}
+    workflow = slow_workflow(100, size=2048) | upscale  # it ends when it is cancelled
     job = Background(lambda: function.send_event("slow", {"workflow": workflow}))
     wait_until(lambda: listed(function.root).get(UPSCALER, {}).get("in_use") is True, what="the model in use")
     status, _, err = run(function.root, "evict", UPSCALER)
     assert job.running
     assert (status, err) == (1, f"Error: a job uses model {UPSCALER}\n")
-    assert job.join().json["data"]["status"] == "completed"
+    function.post(f"/jobs/{derived_job_id(EVENT_SOURCE, 'slow')}/cancel", {})
+    assert job.join().json["data"]["error"]["code"] == "cancelled"
     assert run(function.root, "evict", UPSCALER)[0] == 0
-    assert function.send_event("again", {"workflow": workflow}).json["data"]["status"] == "completed"
+    assert function.send_event("again", {"workflow": upscale}).json["data"]["status"] == "completed"
 
 
 def renamed_upscale() -> dict[str, dict[str, object]]:

@@ -46,7 +46,7 @@ test: lint types imports $(VENV)/.checkov  ## Run every test, with branch covera
 
 COMFYUI_TESTS := $(addprefix tests/,contract/test_engine_protocol.py contract/test_engine_files.py contract/test_engine_pixels.py \
 	contract/test_engine_runs.py e2e/test_main_job.py e2e/test_failures.py e2e/test_serving.py e2e/test_weights_replaced.py \
-	e2e/test_comfyui_client.py)
+	e2e/test_comfyui_client.py e2e/test_read_only_home.py)
 test-comfyui: $(VENV)/.dev  ## The tests of engine and main job against the ComfyUI in COMFY_HOME
 	@test -n "$(COMFY_HOME)" || { echo "set COMFY_HOME to a ComfyUI, and COMFY_PYTHON to the Python that runs it"; exit 2; }
 	@$(BIN)/python -m pytest -q $(COMFYUI_TESTS)

@@ -234,7 +234,7 @@ def test_a_job_that_was_recorded_just_now_may_have_been_claimed(
     """A job that has ended, or that was cancelled while it waited, is answered from its result and not run again."""
     done = submitted(function, case("01_empty_save"))
     assert ended(function, done)["status"] == "completed"
-    running = submitted(function, slow_workflow(20, size=1024))
+    running = submitted(function, slow_workflow(40, size=1024))
     wait_until(lambda: status_of(function, running)["status"] == "running", what="the engine's work")
     cancelled = submitted(function, case("01_empty_save"))
     function.post(f"/jobs/{cancelled}/cancel", {})

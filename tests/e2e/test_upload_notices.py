@@ -120,7 +120,7 @@ def sent_again(function: FunctionProcess, key: str, *, as_event: bool) -> Answer
 def test_a_notice_that_comes_again_can_not_fail_what_runs(function: FunctionProcess, *, as_event: bool) -> None:
     """Though its object is another one by now; the job that was recorded is completed."""
     key = f"slow-{as_event}.json"
-    put(function, key, json.dumps({"workflow": slow_workflow(20, size=1000 + as_event), "label": key}).encode())
+    put(function, key, json.dumps({"workflow": slow_workflow(40, size=1000 + as_event), "label": key}).encode())
     first = Background(lambda: function.post("/", notice(key), {**EVENT, "ce-id": key}))
     wait_until(lambda: function.engine_runs() > 0, what="the engine's work")
     put(function, key, b"{")

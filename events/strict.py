@@ -12,11 +12,11 @@ from events.event import MalformedEventError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-# CloudEvents 1.0.2 section 3.1 forbids control characters and lone surrogates in attributes.
-_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 MAX_DEPTH = 200
 """Of objects and arrays in each other; a workflow has four. Readers and writers of JSON recurse, ours and others'."""
 
+# CloudEvents 1.0.2 section 3.1 forbids control characters and lone surrogates in attributes.
+_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 

@@ -87,7 +87,7 @@ class Admission:
     """
 
     def __init__(
-        self, limit: int, *, on_full: Callable[[], object] = int, clock: Callable[[], float] = time.monotonic
+        self, limit: int, *, on_full: Callable[[], object] = lambda: None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._limit = limit
         self._on_full = on_full

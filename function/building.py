@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -14,7 +12,6 @@ from function.inputs.recording import OwnInputs
 from function.inputs.remote import RemoteFiles
 from function.inputs.sources import InputSources
 from function.inputs.staging import remove_strays
-from function.job import JOB_ID
 from function.jobs.dispatch import Dispatcher
 from function.jobs.holders import Holders
 from function.jobs.records import JobRecords
@@ -22,6 +19,7 @@ from function.jobs.service import Jobs
 from function.jobs.sweep import Sweep
 from function.models.background import BackgroundModels
 from function.models.opening import open_models
+from function.outputs.files import remove_old_outputs
 from function.outputs.uploading import Uploader
 from function.pipeline import Line
 from function.storage import open_store
@@ -34,8 +32,6 @@ from function.webhooks.records import WebhookRecords
 from function.webhooks.sending import Sender
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from function.config import Settings
     from function.engine.supervisor import Supervisor
     from function.storage.objects import ObjectStore
@@ -102,7 +98,7 @@ def build_line(settings: Settings, supervisor: Supervisor, jobs: Jobs, *, metric
     """
     models = open_models(settings, metrics=metrics)
     remove_strays(settings.input_dir)
-    _remove_old_outputs(settings.output_dir)
+    remove_old_outputs(settings.output_dir)
     catalogue = _catalogue(settings, supervisor)
     return Line(
         records=jobs.records,
@@ -126,14 +122,6 @@ def build_line(settings: Settings, supervisor: Supervisor, jobs: Jobs, *, metric
         gpus=NvmlReader(visible=settings.visible_gpus),
         output_dir=settings.output_dir,
     )
-
-
-def _remove_old_outputs(output_dir: Path) -> None:
-    """Remove what jobs left whose process was killed, converted files too; for the start, when no job runs."""
-    with suppress(OSError):  # not there yet, or on a disk of the engine's: then nothing of ours is left
-        for path in list(output_dir.iterdir()):
-            if JOB_ID.fullmatch(path.name.removesuffix(".converted")):
-                shutil.rmtree(path, ignore_errors=True)
 
 
 def _uploader(settings: Settings) -> Uploader:

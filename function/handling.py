@@ -179,7 +179,7 @@ class JobHandler:
             except JobFailedError as error:
                 if not job.stored:
                     raise
-                return line.refuse_job(job, error, tracked.waiting, new=new)
+                return self._jobs().end_refused(job, error, new=new, cancellation=tracked.waiting)
             gpu = self._admission.turn(
                 deadline=deadline,
                 on_position=on_position,

@@ -17,7 +17,6 @@ from function.models.references import localise_models, stamp_loaders
 from function.outputs.files import OutputFolder, converter_of
 from function.outputs.inline import InlineOutputs
 from function.outputs.stored import StoredOutputs
-from function.telemetry import ignore_progress
 from function.validation.check import check_workflow
 from function.workflow import confine_outputs, parse_workflow
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from function.admission import Turn
-    from function.cancellation import Cancellation
     from function.engine.catalogue import NodeCatalogue
     from function.engine.engine import Engine
     from function.engine.results import EngineFile
@@ -150,18 +148,6 @@ class Line:
     def run_job(self, prepared: PreparedJob, turn: Turn, *, new: bool) -> JobResult:
         """Run one job that has the GPU; see the function of this name."""
         return run_job(prepared, self, turn, new=new)
-
-    def refuse_job(self, job: Job, error: JobFailedError, cancellation: Cancellation, *, new: bool) -> JobResult:
-        """End a stored job that can't be run: as an attempt, because another pod may be at it.
-
-        Raises:
-            RetryableError: Another pod is at it, or storage does not answer.
-        """
-
-        def work(attempt: int, _on_progress: OnProgress) -> JobResult:
-            return failed_result(job, attempt, error, finished_at=to_timestamp(utc_now()))
-
-        return run_attempt(self.records, job, work, new=new, cancellation=cancellation, on_progress=ignore_progress)
 
     def stop(self) -> None:
         """End what goes on beside jobs."""

@@ -87,9 +87,7 @@ def _run(function: Function, trigger: Trigger, request: Request) -> JobResult | 
     if refusal is None:
         try:
             return function.handle(job, connection=connection_of(request))
-        except JobFailedError as error:
-            refusal = error
-        except InvalidRequestError as error:
+        except (JobFailedError, InvalidRequestError) as error:
             job, refusal = _refused(trigger, job, error)
     result = function.jobs.refuse(job, refusal)
     return result or _handle_recorded(function, job.job_id, request)
@@ -99,12 +97,14 @@ def _handle_recorded(function: Function, job_id: str, request: Request) -> JobRe
     return function.handle(function.jobs.records.load(job_id), connection=connection_of(request), recorded=True)
 
 
-def _refused(trigger: Trigger, job: Job, error: InvalidRequestError) -> tuple[Job, ComfyfnError]:
-    """An upload that can't even be recorded as it is, as a job that can't be run.
+def _refused(trigger: Trigger, job: Job, error: JobFailedError | InvalidRequestError) -> tuple[Job, ComfyfnError]:
+    """A job whose files can't be had, or an upload that can't even be recorded as it is, as a job that can't be run.
 
     Raises:
         InvalidRequestError: It is no upload but an event, whose sender is told.
     """
+    if isinstance(error, JobFailedError):
+        return job, error
     if not isinstance(trigger, ObjectCreated):
         raise error
     return replace(job, workflow={}, preloads=()), error
@@ -126,9 +126,7 @@ def _submit(function: Function, trigger: Trigger, job: Job, refusal: ComfyfnErro
     """Record a job; one that can't be recorded as it is has failed, because nobody would read an answer."""
     try:
         function.jobs.submit(job, refusal=refusal)
-    except JobFailedError as error:
-        function.jobs.submit(job, refusal=error)
-    except InvalidRequestError as error:
+    except (JobFailedError, InvalidRequestError) as error:
         job, refusal = _refused(trigger, job, error)
         function.jobs.submit(job, refusal=refusal)
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from function.errors import JobFailedError, RetryableError
-from function.job import JobResult
+from function.job import JobResult, failed_result
 from function.jobs.lease import Lease
+from function.jobs.manifest import to_timestamp, utc_now
+from function.telemetry import ignore_progress
 
 if TYPE_CHECKING:
     from function.cancellation import Cancellation
+    from function.errors import ComfyfnError
     from function.job import Job
     from function.jobs.records import JobRecords
     from function.telemetry import OnProgress, Progress
@@ -72,3 +75,25 @@ def run_attempt(
         except RetryableError as error:
             lease.hand_back(error)
             raise
+
+
+def refuse_attempt(
+    records: JobRecords, job: Job, error: ComfyfnError, *, new: bool, cancellation: Cancellation
+) -> JobResult:
+    """End a recorded job that can't be run: as an attempt, because another pod may be at it.
+
+    Args:
+        records: Where the job is recorded.
+        job: The job.
+        error: Why it can't.
+        new: Whether nobody is known to have claimed it.
+        cancellation: As for `run_attempt`.
+
+    Raises:
+        RetryableError: Another pod is at it, or storage does not answer.
+    """
+
+    def work(attempt: int, _on_progress: OnProgress) -> JobResult:
+        return failed_result(job, attempt, error, finished_at=to_timestamp(utc_now()))
+
+    return run_attempt(records, job, work, new=new, cancellation=cancellation, on_progress=ignore_progress)

@@ -13,7 +13,6 @@ from function.errors import (
     IdempotencyConflictError,
     InvalidRequestError,
     JobCancelledError,
-    JobFailedError,
     JobMissingError,
     JobPoisonedError,
     JobRunningError,
@@ -238,18 +237,6 @@ class JobRecords:
             return  # its holder sees it at its next beat
         except (JobCancelledError, JobPoisonedError) as error:
             self.fail(job_id, error)
-
-    def refuse(self, job_id: str, error: ComfyfnError) -> JobResult:
-        """End a job that can't be run, as an attempt; its result, which is another one if it had one already.
-
-        Raises:
-            JobRunningError: Another pod is at it.
-        """
-        try:
-            claimed = self.claim(job_id, new=True)
-        except JobFailedError as earlier:
-            return self.fail(job_id, earlier)
-        return self.fail(job_id, error) if isinstance(claimed, int) else claimed
 
     def fail(self, job_id: str, error: ComfyfnError) -> JobResult:
         """End a job with an error, as its last attempt, which the caller has claimed."""

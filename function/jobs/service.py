@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from function.cancellation import Cancellation
 from function.credentials import matching_credential
 from function.errors import InvalidRequestError, JobMissingError, NotHereError, StorageUnavailableError
 from function.job import JOB_ID, random_job_id
+from function.jobs.attempt import refuse_attempt
 from function.jobs.labels import labelled, note_label
 from function.workflow import has_cut_urls, literal_inputs, parse_workflow, without_url_secrets
 
@@ -134,7 +136,7 @@ class Jobs:
             self._refuse_unsendable()
         new = self._record(job, self.own_inputs.without(job) if refusal else self._recordable(job))
         if refusal and (new or self._was_refused(job.job_id)):
-            self.records.refuse(job.job_id, refusal)
+            self.end_refused(job, refusal)
         if job.asynchronous and self._dispatcher:
             self._dispatcher.dispatch(job.job_id, webhooks=not new or bool(job.webhooks))
         return new
@@ -151,7 +153,13 @@ class Jobs:
         if job.outlives_request:
             self._refuse_unsendable()
         new = self._record(job, self.own_inputs.without(job))
-        return self.records.refuse(job.job_id, error) if new or self._was_refused(job.job_id) else None
+        return self.end_refused(job, error) if new or self._was_refused(job.job_id) else None
+
+    def end_refused(
+        self, job: Job, error: ComfyfnError, *, new: bool = True, cancellation: Cancellation | None = None
+    ) -> JobResult:
+        """End a recorded job that can't be run; see `attempt.refuse_attempt`."""
+        return refuse_attempt(self.records, job, error, new=new, cancellation=cancellation or Cancellation())
 
     def _was_refused(self, job_id: str) -> bool:
         """Whether a job was recorded as one that can't be run: without a workflow."""

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from function.errors import InputRefusedError, NodeFailedError
-from function.job import Output
+from function.job import JOB_ID, Output
 from function.outputs.conversion import Converter, NotAnImageError
 from function.outputs.reading import DiskFile
 from function.storage.objects import is_key, media_type_of
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _OUTPUT_FOLDER = "output"
 _TEMP_FOLDER = "temp"
+_CONVERTED = ".converted"
 _DATED_WITHIN_SECONDS = 1.0  # a file's date may be that much before it was written: disks count coarsely
 
 
@@ -34,7 +35,15 @@ def converter_of(output_dir: Path, job_id: str, conversion: Conversion | None) -
 
 
 def _converted_dir(output_dir: Path, job_id: str) -> Path:
-    return output_dir / f"{job_id}.converted"
+    return output_dir / f"{job_id}{_CONVERTED}"
+
+
+def remove_old_outputs(output_dir: Path) -> None:
+    """Remove what jobs left whose process was killed, converted files too; for the start, when no job runs."""
+    with suppress(OSError):  # not there yet, or on a disk of the engine's: then nothing of ours is left
+        for path in list(output_dir.iterdir()):
+            if JOB_ID.fullmatch(path.name.removesuffix(_CONVERTED)):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)

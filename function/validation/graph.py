@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from function.errors import InvalidWorkflowError
 from function.validation.definitions import ANY, InputDefinition
-from function.workflow import NO_OUTPUT
+from function.workflow import NO_OUTPUT, is_link
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -185,14 +185,9 @@ class _Graph:
         return _problem("exception_during_inner_validation", "Exception when validating inner node", text, **known)
 
 
-def _is_followed(value: object) -> bool:
+def _is_followed(value: Any) -> bool:  # noqa: ANN401  (any JSON value)
     """Whether a run takes an input for a link, declared or not."""
-    return (
-        isinstance(value, list)
-        and len(value) == _LINK_LENGTH
-        and isinstance(value[0], str)
-        and isinstance(value[1], int | float)
-    )
+    return is_link(value) and isinstance(value[1], int | float)
 
 
 def _reached(starts: Iterable[str], following: _Following) -> set[str]:

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.support.engine import DATA, EmbeddedEngine, case, prepared
+from tests.support.processes import run_to_end
 
 if TYPE_CHECKING:
     from tests.support.function_process import FunctionFactory
@@ -24,15 +25,8 @@ ROOT = Path(__file__).parents[2]
 
 def comfyfn(*arguments: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "function.cli", *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    command = (sys.executable, "-m", "function.cli", *arguments)
+    return run_to_end(*command, cwd=cwd, timeout_seconds=120, **environ)
 
 
 def workflow_file(folder: Path, name: str = "10_upscale_srvgg") -> Path:

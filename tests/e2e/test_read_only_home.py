@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from function.cli.local import free_port
-from tests.support.engine import ROOT, comfyui_only
+from tests.support.engine import comfyui_only
+from tests.support.processes import run_to_end
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
 pytestmark = [pytest.mark.comfyui, comfyui_only]
@@ -23,15 +24,7 @@ NAMESPACE = ("unshare", "--map-root-user", "--mount", "sh", "-c", READ_ONLY, "sh
 
 def on_read_only_home(*command: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end where COMFY_HOME is read-only."""
-    return subprocess.run(
-        ["/usr/bin/env", *NAMESPACE, *command],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
-        capture_output=True,
-        text=True,
-        timeout=170,
-        check=False,
-    )
+    return run_to_end("/usr/bin/env", *NAMESPACE, *command, cwd=cwd, **environ)
 
 
 def test_a_cmd_that_names_no_directory_starts_comfyui(tmp_path: Path) -> None:

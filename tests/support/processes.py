@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +11,23 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_ROOT = Path(__file__).parents[2]
+
+
+def run_to_end(
+    *command: str, cwd: Path, timeout_seconds: float = 170, **environ: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command that finds this project's packages, to its end."""
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(_ROOT), **environ},
+        capture_output=True,
+        text=True,
+        timeout=timeout_seconds,
+        check=False,
+    )
 
 
 def child_pids(pid: int) -> list[int]:
